@@ -1,0 +1,13 @@
+"""What should happen: pure, no I/O, no clock, no trio. Objects go in, one frozen Snapshot comes out, and the Snapshot decides.
+
+model.py       the nouns: Identity, Workload, Service, Endpoint, Grant, Split, Problem, Request, Verdict
+resources.py   KINDS: every kind that we read, its API group and versions, its shape; decode
+build.py       objects -> (Snapshot, Problems): decode, check, fall back to what was last good, translate
+translate/     TRANSLATORS: core (Kubernetes, Workload), smi, osm
+draft.py       the mutable half of a snapshot; translators write, freeze() ends it
+snapshot.py    all that one node needs to decide, frozen, with its lookups
+authz.py       may this identity do this to that workload, and which rule says so
+match.py       does this request fit; the one door to RE2
+explain.py     the same answer in words
+addresses.py   addresses for Services that the cluster gave none
+"""

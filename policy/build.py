@@ -1,0 +1,115 @@
+"""Objects -> (Snapshot, Problems): decode, check, fall back to what was last good, translate. Pure and deterministic.
+
+Theory of operation. An object is checked by itself and against the objects that it refers to. One that fails is replaced by the
+version that was in force before, if that one still holds; so a typing error loses nothing that worked. If it does not hold either
+(what it refers to was deleted), the object is left out: it grants nothing. Leaf kinds are settled first, then what refers to them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from msgspec import Struct
+
+from policy.addresses import RANGES
+from policy.draft import Draft, Input
+from policy.model import Problem
+from policy.resources import RawObject, Resource, Unread, decode, identify, key_of, unwrap
+from policy.snapshot import Snapshot
+from policy.translate import TRANSLATORS, osm, smi
+from policy.translate.core import check_workload
+
+Fault = tuple[str, str, str]  # path, message, hint
+Check = Callable[[Resource[Any], Input], Iterable[Fault]]
+
+# Kinds with checks beyond their shape, those that others refer to first.
+_CHECKS: tuple[tuple[str, Check], ...] = (
+    ("HTTPRouteGroup", lambda resource, _: smi.check_route_group(resource)),
+    ("MeshConfig", lambda resource, _: osm.check_mesh_config(resource)),
+    ("Workload", check_workload),
+    ("TrafficTarget", smi.check_target),
+    ("TrafficSplit", smi.check_split),
+)
+
+
+class Built(Struct, frozen=True):
+    """`accepted`: the objects in force, by key; give them to the next build as `previous`."""
+
+    snapshot: Snapshot
+    problems: tuple[Problem, ...]
+    accepted: dict[str, RawObject]
+
+
+def build(
+    resources: Sequence[RawObject],
+    previous: Mapping[str, RawObject] | None = None,
+    addresses: Mapping[str, Sequence[str]] | None = None,
+    node: str = "",
+    ranges: Sequence[str] = RANGES,
+) -> Built:
+    """Build a snapshot for `node`. Never raises for what the objects say.
+
+    `previous`: what the last build accepted. `addresses`: what Services were allotted before.
+    """
+    previous = previous or {}
+    problems: list[Problem] = []
+    current = _decode(resources, previous, problems)
+    for kind, check in _CHECKS:
+        _settle(kind, check, current, previous, problems)
+    in_force = Input(current.values())
+    draft = Draft(node, addresses or {}, ranges)
+    for translate in TRANSLATORS:
+        translate(in_force, draft)
+    problems += draft.problems
+    snapshot = draft.freeze()
+    accepted = {key: resource.raw for key, resource in current.items()}
+    return Built(snapshot, tuple(sorted(set(problems))), accepted)
+
+
+def _decode(raws: Iterable[RawObject], previous: Mapping[str, RawObject], problems: list[Problem]) -> dict[str, Resource[Any]]:
+    current: dict[str, Resource[Any]] = {}
+    unread: dict[tuple[str, str], list[Unread]] = {}
+    broken: list[RawObject] = []
+    for raw in sorted(unwrap(raws), key=lambda r: r.where):
+        found = decode(raw)
+        if found is None:
+            continue
+        if isinstance(found, Unread):
+            unread.setdefault((found.group, found.kind), []).append(found)
+        elif isinstance(found, Problem):
+            problems.append(found)
+            broken.append(raw)
+        else:
+            key = key_of(found.kind, found.namespace, found.name)
+            if key in current:
+                message = f"stands a second time; the one at {current[key].raw.where} is in force"
+                problems.append(found.problem("error", "$", message, "keep one of them"))
+            else:
+                current[key] = found
+    for raw in broken:
+        key = key_of(*identify(raw))
+        before = decode(previous[key]) if key in previous and key not in current else None
+        if isinstance(before, Resource):
+            current[key] = before
+    for (group, kind), objects in sorted(unread.items()):
+        times = f"{len(objects)} objects" if len(objects) > 1 else "1 object"
+        name = f"{kind} ({group})" if group else kind
+        problems.append(Problem("notice", objects[0].where, "", f"{name} is not a kind that edgemesh reads; {times} left alone"))
+    return current
+
+
+def _settle(kind: str, check: Check, current: dict[str, Resource[Any]], previous: Mapping[str, RawObject], problems: list[Problem]) -> None:
+    """Keep, replace or leave out every object of a kind."""
+    known = Input(current.values())
+    for key in [key for key in current if current[key].kind == kind]:
+        resource = current[key]
+        faults = list(check(resource, known))
+        if not faults:
+            continue
+        problems += [resource.problem("error", path, message, hint) for path, message, hint in faults]
+        before = decode(previous[key]) if key in previous else None
+        if isinstance(before, Resource) and before.raw is not resource.raw and not list(check(before, known)):
+            current[key] = before
+        else:
+            del current[key]

@@ -1,0 +1,158 @@
+"""Why, in words: the verdict that authorize() gives, the rule behind it, and for a denial the nearest rule and what it lacked."""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+from policy.authz import DENIALS
+from policy.match import Matcher, header_fits, path_fits
+from policy.model import Endpoint, Grant, HttpMatch, Identity, Request, Service, Workload
+from policy.snapshot import Snapshot
+
+
+class Explanation(Struct, frozen=True):
+    """`steps` are what was found on the way; `lacked` is what kept the nearest rule from admitting this."""
+
+    allowed: bool
+    rule: str
+    reason: str = ""
+    nearest: str = ""
+    lacked: str = ""
+    steps: tuple[str, ...] = ()
+    choices: tuple[Explanation, ...] = ()  # one for each kind of endpoint that could be chosen, when they differ
+    endpoint: str = ""
+
+
+def explain(
+    snapshot: Snapshot, who: Workload, whom: Service | Workload, port: int, request: Request | None = None, udp: bool = False
+) -> Explanation:
+    """What would happen if `who` called `port` of `whom`. `port` is the service's port, or the workload's own."""
+    steps = [f"{who.key} is identity {who.identity}"]
+    if isinstance(whom, Workload):
+        endpoint = Endpoint(whom.addresses[0] if whom.addresses else "", port, whom.key)
+        return _to_workload(snapshot, who, whom, endpoint, request, udp, steps)
+    services, more = _split(snapshot, whom, request, steps)
+    if more is not None:
+        return more
+    found: list[Explanation] = []
+    for service in services:
+        ports = [p for p in service.ports if p.port == port and (p.transport == "udp") == udp]
+        if not ports:
+            numbers = ", ".join(str(p.port) for p in service.ports) or "none"
+            found.append(_no(steps, "no-port", f"service {service.key} has port {numbers}, not {port}"))
+            continue
+        if not ports[0].endpoints:
+            found.append(_no(steps, "no-endpoint", f"service {service.key} has no endpoint for port {port}"))
+        by_identity: dict[str, Endpoint] = {}
+        for endpoint in ports[0].endpoints:
+            workload = snapshot.workload(endpoint.workload)
+            by_identity.setdefault(str(workload.identity) if workload else f"?{endpoint}", endpoint)
+        for endpoint in by_identity.values():
+            way = [*steps, f"service {service.key} port {port} -> endpoint {endpoint}"]
+            found.append(_to_workload(snapshot, who, snapshot.workload(endpoint.workload), endpoint, request, udp, way))
+    if not found:
+        return _no(steps, "no-endpoint", f"no backend of {whom.key} can take this")
+    if len({(e.allowed, e.rule, e.reason) for e in found}) == 1:
+        return found[0]
+    worst = next((e for e in found if not e.allowed), found[0])
+    return Explanation(worst.allowed, worst.rule, worst.reason, worst.nearest, worst.lacked, worst.steps, tuple(found), worst.endpoint)
+
+
+def _split(snapshot: Snapshot, whom: Service, request: Request | None, steps: list[str]) -> tuple[list[Service], Explanation | None]:
+    backends = snapshot.backends(whom, request)
+    if backends is None:
+        if whom.split is not None:
+            steps.append(f"{whom.split.name} does not apply: no match of it fits")
+        return [whom], None
+    assert whom.split is not None
+    weights = ", ".join(f"{b.service} {b.weight}" for b in backends)
+    steps.append(f"{whom.split.name} splits {whom.key}: {weights}")
+    if not any(b.weight for b in backends):
+        return [], _no(steps, "all-weights-zero", "every backend has weight 0")
+    return [s for b in backends if b.weight and (s := snapshot.service(b.service)) is not None], None
+
+
+def _to_workload(
+    snapshot: Snapshot, who: Workload, whom: Workload | None, endpoint: Endpoint, request: Request | None, udp: bool, steps: list[str]
+) -> Explanation:
+    if whom is None:
+        if snapshot.mesh.permissive:
+            return Explanation(True, "permissive mode", steps=tuple(steps), endpoint=str(endpoint))
+        return _no(steps, "unknown-workload", DENIALS["unknown-workload"], endpoint)
+    if not whom.enrolled:
+        steps = [*steps, f"{whom.key} is not in the mesh"]
+        if snapshot.mesh.egress:
+            return Explanation(True, "enableEgress", steps=tuple(steps), endpoint=str(endpoint))
+        return _no(steps, "not-enrolled", DENIALS["not-enrolled"], endpoint)
+    steps = [*steps, f"{whom.key} is identity {whom.identity}"]
+    if udp:
+        verdict = snapshot.authorize_udp(who.identity, whom, endpoint.port)
+    else:
+        verdict = snapshot.authorize(who.identity, whom, endpoint.port, request)
+    if verdict.allowed:
+        return Explanation(True, verdict.rule, steps=tuple(steps), endpoint=str(endpoint))
+    nearest, lacked = _nearest(snapshot, who.identity, whom.identity, endpoint.port, request, udp)
+    return Explanation(False, "", verdict.reason, nearest, lacked, tuple(steps), (), str(endpoint))
+
+
+def _no(steps: list[str], reason: str, lacked: str, endpoint: Endpoint | None = None) -> Explanation:
+    return Explanation(False, "", reason, "", lacked, tuple(steps), (), str(endpoint or ""))
+
+
+def _nearest(snapshot: Snapshot, source: Identity, destination: Identity, port: int, request: Request | None, udp: bool) -> tuple[str, str]:
+    """The rule that came closest, and what it lacked. Closeness: who matters most, then the port, then the route."""
+    to_it = [g for g in snapshot.grants if g.destination == destination]
+    best: tuple[int, str, str] = (-1, "", f"no TrafficTarget has {destination} as its destination")
+    for grant in to_it:
+        if grant.source != source:
+            sources = sorted({str(g.source) for g in to_it if g.rule == grant.rule})
+            if str(source) in sources:
+                continue  # the same target, seen from another of its sources
+            candidate = (0, grant.rule, f"{grant.rule} names source {', '.join(sources)}, not {source}")
+        else:
+            candidate = _lack(grant, port, request, udp)
+        if candidate[0] > best[0]:
+            best = candidate
+    return best[1], best[2]
+
+
+def _lack(grant: Grant, port: int, request: Request | None, udp: bool) -> tuple[int, str, str]:
+    rule = grant.rule
+    if udp:
+        if grant.udp is None:
+            return 1, rule, f"{rule} has no UDPRoute"
+        return 2, rule, f"{rule} lists UDP ports {', '.join(map(str, grant.udp))}, not {port}"
+    if grant.tcp is None and grant.http is None:
+        return 1, rule, f"{rule} has no TCPRoute and no HTTPRouteGroup"
+    if grant.tcp and port not in grant.tcp:
+        return 2, rule, f"{rule} lists TCP ports {', '.join(map(str, grant.tcp))}, not {port}"
+    if request is None:
+        return 3, rule, f"{rule} admits HTTP requests only; add a TCPRoute to admit an opaque stream"
+    closest = (3, f"{rule}: its HTTPRouteGroup has no match")
+    for match in grant.http or ():
+        fit, lacked = _match_lack(match, request)
+        if 4 + fit > closest[0]:
+            closest = (4 + fit, f"match {match.name} of {rule} {lacked}")
+    return closest[0], rule, closest[1]
+
+
+def _match_lack(match: HttpMatch, request: Request) -> tuple[int, str]:
+    """How many parts of a match fit, and the first that does not."""
+    assert Matcher((match,)).first(request) < 0, "a match that fits lacks nothing"
+    fit, lacked = 0, ""
+    if path_fits(match, request.path):
+        fit += 2
+    else:
+        lacked = f"wants a path that begins with {match.path_regex!r}, this is {request.path!r}"
+    if not match.methods or request.method in match.methods:
+        fit += 1
+    elif not lacked:
+        lacked = f"wants method {' or '.join(match.methods)}, this is {request.method}"
+    for name, pattern in match.headers:
+        value = request.header(name)
+        if header_fits(pattern, value):
+            fit += 1
+        elif not lacked:
+            has = "is absent" if value is None else f"is {value!r}"
+            lacked = f"wants header {name} to have {pattern!r}; it {has}"
+    return fit, lacked or "does not fit"

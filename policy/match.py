@@ -1,0 +1,119 @@
+"""Does this request fit: patterns of HTTPRouteGroups against paths and headers that an attacker chooses. The one door to RE2.
+
+RE2 matches in linear time; its memory is bounded by MAX_MEM for each pattern or set, past which a match fails, which means that
+nothing is admitted. The path patterns of one list of matches are one set: one pass over the path, whatever their number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
+
+import re2
+
+from policy.model import HttpMatch, Request
+
+# A set's automaton is built as paths come in; 40 patterns and 1,200 hostile paths grew it by 84 MB without a bound.
+MAX_MEM = 256 << 10
+_LONGEST = 4096  # characters of a pattern; Envoy's limit is on program size, ours is what a person could mean
+
+
+def _options() -> Any:
+    options = re2.Options()
+    options.max_mem = MAX_MEM
+    options.log_errors = False
+    options.never_capture = True
+    return options
+
+
+_OPTIONS = _options()
+
+
+def bad_pattern(pattern: str) -> str:
+    """Why a pattern cannot be used; "" when it can."""
+    if len(pattern) > _LONGEST:
+        return f"is longer than {_LONGEST} characters"
+    try:
+        _compiled(pattern)
+    except re2.error as error:
+        fault = error.args[0] if error.args else ""
+        return fault.decode("utf-8", "replace") if isinstance(fault, bytes) else str(fault) or "not a regular expression"
+    return ""
+
+
+@lru_cache(maxsize=4096)
+def _compiled(pattern: str) -> Any:
+    return re2.compile(pattern, _OPTIONS)
+
+
+@lru_cache(maxsize=2048)
+def _path_set(patterns: tuple[str, ...]) -> Any:
+    """A set that matches from the beginning of a path (A1); None where it does not fit into MAX_MEM."""
+    found = re2.Set.MatchSet(_OPTIONS)
+    try:
+        for pattern in patterns:
+            found.Add(pattern)
+        found.Compile()
+    except re2.error:
+        return None
+    return found
+
+
+class Matcher:
+    """A list of matches, made ready on first use. Immutable to its users; two lists with the same patterns share one set."""
+
+    __slots__ = ("_always", "_by_pattern", "_matches", "_patterns")
+
+    def __init__(self, matches: Sequence[HttpMatch]) -> None:
+        self._matches = tuple(matches)
+        patterns: dict[str, list[int]] = {}
+        always: list[int] = []
+        for number, match in enumerate(self._matches):
+            if match.path_regex is None:
+                always.append(number)
+            else:
+                patterns.setdefault(match.path_regex, []).append(number)
+        self._always = always
+        self._patterns = tuple(patterns)
+        self._by_pattern = list(patterns.values())
+
+    def __repr__(self) -> str:
+        return f"<Matcher of {len(self._matches)} matches, {len(self._patterns)} patterns>"
+
+    def first(self, request: Request) -> int:
+        """The number of the first match that fits, -1 when none does."""
+        candidates = self._always
+        if self._patterns:
+            candidates = sorted({*candidates, *self._on_path(request.path)})
+        for number in candidates:
+            match = self._matches[number]
+            if (not match.methods or request.method in match.methods) and (not match.headers or _headers_fit(match, request)):
+                return number
+        return -1
+
+    def _on_path(self, path: str) -> list[int]:
+        if len(self._patterns) == 1:
+            hit = _matches_from_start(self._patterns[0], path)
+            return self._by_pattern[0] if hit else []
+        together = _path_set(self._patterns)
+        if together is None:
+            return [n for i, p in enumerate(self._patterns) if _matches_from_start(p, path) for n in self._by_pattern[i]]
+        return [n for i in together.Match(path) for n in self._by_pattern[i]]
+
+
+def path_fits(match: HttpMatch, path: str) -> bool:
+    return match.path_regex is None or _matches_from_start(match.path_regex, path)
+
+
+def header_fits(pattern: str, value: str | None) -> bool:
+    """A3: searched, anchors honoured. A5: an absent header never fits."""
+    return value is not None and _compiled(pattern).search(value) is not None
+
+
+def _matches_from_start(pattern: str, path: str) -> bool:
+    return _compiled(pattern).match(path) is not None
+
+
+def _headers_fit(match: HttpMatch, request: Request) -> bool:
+    return all(header_fits(pattern, request.header(name)) for name, pattern in match.headers)  # N4: ANDed

@@ -1,0 +1,183 @@
+"""Snapshot: all that one node needs to decide, frozen and encodable, with its lookups. No lookup grows with the number of policies.
+
+What is encoded is plain data; the indexes are made on first use and live beside it (`cached_property`), so that two snapshots
+of the same bytes answer alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Literal
+
+from msgspec import Struct
+
+from policy.authz import NO_IDENTITY, PERMISSIVE, Authority, denied
+from policy.match import Matcher
+from policy.model import Backend, Endpoint, Grant, Identity, Mesh, Protocol, Request, Service, ServicePort, Verdict, Workload
+
+
+class Destination(Struct, frozen=True):
+    """What an address and port mean to the mesh.
+
+    "service": an address of a Service. "no-port": likewise, but it has no such port. "workload": an enrolled workload's own
+    address; `protocol` is what a Service declares of that port, if one does. "external": not the mesh's.
+    """
+
+    kind: Literal["service", "workload", "external", "no-port"]
+    service: Service | None = None
+    port: ServicePort | None = None
+    workload: Workload | None = None
+    endpoint: Endpoint | None = None
+    protocol: Protocol = ""
+
+
+_EXTERNAL = Destination("external")
+
+
+class Snapshot(Struct, frozen=True, dict=True):
+    node: str
+    mesh: Mesh = Mesh()
+    workloads: tuple[Workload, ...] = ()
+    services: tuple[Service, ...] = ()
+    grants: tuple[Grant, ...] = ()
+    addresses: dict[str, tuple[str, ...]] = {}  # by service key: what was allotted from our ranges, to be kept
+
+    # indexes
+
+    @cached_property
+    def _workloads(self) -> Mapping[str, Workload]:
+        return {workload.key: workload for workload in self.workloads}
+
+    @cached_property
+    def _services(self) -> Mapping[str, Service]:
+        return {service.key: service for service in self.services}
+
+    @cached_property
+    def _by_address(self) -> Mapping[str, tuple[Workload, ...]]:
+        found: dict[str, tuple[Workload, ...]] = {}
+        for workload in self.workloads:
+            for address in workload.addresses:
+                found[address] = (*found.get(address, ()), workload)
+        return found
+
+    @cached_property
+    def _service_by_address(self) -> Mapping[str, Service]:
+        found: dict[str, Service] = {}
+        for service in self.services:
+            for address in service.addresses:
+                found.setdefault(address, service)
+        return found
+
+    @cached_property
+    def _dialled(self) -> Mapping[tuple[str, int], Destination]:
+        found: dict[tuple[str, int], Destination] = {}
+        for service in self.services:
+            for port in service.ports:
+                if port.transport == "tcp":
+                    destination = Destination("service", service, port, None, None, port.protocol)
+                    for address in service.addresses:
+                        found.setdefault((address, port.port), destination)
+        return found
+
+    @cached_property
+    def _served(self) -> Mapping[tuple[str, int], tuple[Service, ServicePort]]:
+        """Which Service sends to an endpoint; one that declares the protocol is preferred."""
+        found: dict[tuple[str, int], tuple[Service, ServicePort]] = {}
+        for service in self.services:
+            for port in service.ports:
+                if port.transport != "tcp":
+                    continue
+                for endpoint in port.endpoints:
+                    key = (endpoint.address, endpoint.port)
+                    if key not in found or (port.protocol and not found[key][1].protocol):
+                        found[key] = (service, port)
+        return found
+
+    @cached_property
+    def _authority(self) -> Authority:
+        return Authority(self.grants)
+
+    @cached_property
+    def _split_matchers(self) -> Mapping[str, Matcher]:
+        return {s.key: Matcher(s.split.matches) for s in self.services if s.split is not None and s.split.matches is not None}
+
+    # lookups
+
+    def workload(self, key: str) -> Workload | None:
+        return self._workloads.get(key)
+
+    def service(self, key: str) -> Service | None:
+        return self._services.get(key)
+
+    def workload_at(self, address: str, port: int = 0) -> Workload | None:
+        """Whose address this is. Workloads that share one (systemd units) are told apart by the port; None when it tells nothing."""
+        found = self._by_address.get(address, ())
+        if len(found) < 2:
+            return found[0] if found else None
+        return next((workload for workload in found if port in workload.ports), None)
+
+    def destination(self, address: str, port: int) -> Destination:
+        """What was dialled."""
+        found = self._dialled.get((address, port))
+        if found is not None:
+            return found
+        service = self._service_by_address.get(address)
+        if service is not None:
+            return Destination("no-port", service)
+        workload = self.workload_at(address, port)
+        if workload is None or not workload.enrolled:
+            return _EXTERNAL
+        served, served_port = self._served.get((address, port), (None, None))
+        protocol = served_port.protocol if served_port else ""
+        return Destination("workload", served, served_port, workload, Endpoint(address, port, workload.key), protocol)
+
+    def named(self, host: str, namespace: str) -> Service | None:
+        """The Service that a Host field or a DNS name means, asked from `namespace`.
+
+        svc, svc.ns, svc.ns.svc and svc.ns.svc.<cluster domain>, any case, with or without a port and a final dot.
+        """
+        if host.startswith("["):
+            return None
+        name, _, _ = host.partition(":")
+        name = name.rstrip(".").lower()
+        first, _, rest = name.partition(".")
+        if not first:
+            return None
+        if not rest:
+            return self._services.get(f"{namespace}/{first}")
+        second, _, suffix = rest.partition(".")
+        # Any whole beginning of svc.<cluster domain> that a resolver's search list may leave.
+        if suffix and not f"svc.{self.mesh.cluster_domain}.".startswith(f"{suffix}."):
+            return None
+        return self._services.get(f"{second}/{first}")
+
+    def backends(self, service: Service, request: Request | None) -> tuple[Backend, ...] | None:
+        """What the TrafficSplit of a service says of this request. None: no split applies, its own endpoints take it (N20, N27).
+
+        A connection that is no HTTP request fits no `matches`.
+        """
+        split = service.split
+        if split is None:
+            return None
+        if split.matches is not None and (request is None or self._split_matchers[service.key].first(request) < 0):
+            return None
+        return split.backends
+
+    def authorize(self, source: Identity | None, destination: Workload, port: int, request: Request | None = None) -> Verdict:
+        """May `source` send this to `port` of `destination`? `request` None: an opaque stream. `source` None: nobody that we know."""
+        if source is None:
+            return NO_IDENTITY
+        if self.mesh.permissive:
+            return PERMISSIVE
+        pair = self._authority.pair(destination.identity, source)
+        return denied("no-rule") if pair is None else pair.decide(port, request)
+
+    def authorize_udp(self, source: Identity | None, destination: Workload, port: int) -> Verdict:
+        """The same for datagrams (UDPRoute)."""
+        if source is None:
+            return NO_IDENTITY
+        if self.mesh.permissive:
+            return PERMISSIVE
+        pair = self._authority.pair(destination.identity, source)
+        return denied("no-rule") if pair is None else pair.decide_udp(port)
