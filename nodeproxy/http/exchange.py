@@ -1,0 +1,425 @@
+"""One HTTP request end to end, and the next one on the same connection: head, decision, server, response, record.
+
+Theory of operation. The caller's task does everything while a request has no body, or its body has already arrived: that is
+nearly every request, and it costs no nursery. Only a body that is still coming gets a second task, which carries it to the server
+while the first one waits for the response: so 100-continue works end to end, a server may answer early, and each direction
+has its own back-pressure. One scope holds all deadlines of the connection; a phase (phase.py) moves its deadline and names
+the flag that running into it means. This is the one place that catches for a request: a Refused becomes an answer
+where the response has not begun, else the connection is broken off, so that a part never looks like the whole.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import TYPE_CHECKING
+
+import trio
+
+from nodeproxy.errors import FLAGS, Refused
+from nodeproxy.http.answers import answer
+from nodeproxy.http.caller import Caller
+from nodeproxy.http.fields import agreed
+from nodeproxy.http.h1 import framed, response_framing, write_request, write_response
+from nodeproxy.http.message import CHUNKED, IDEMPOTENT, RequestHead, ResponseHead, split_target
+from nodeproxy.http.phase import Phase
+from nodeproxy.http.pool import Upstream
+from nodeproxy.http.reach import decide, dialled, resting
+from nodeproxy.relay import relay
+from nodeproxy.stream import Peeked
+from nodeproxy.telemetry.report import Record, Report
+from policy.model import Request
+
+if TYPE_CHECKING:
+    from nodeproxy.context import Conn, Route
+
+log = logging.getLogger("edgemesh.http")
+
+_LINGER = 2.0  # seconds that a refused caller's bytes are still read, so that a reset does not overtake the answer
+_PATH_SHOWN = 256  # characters of a path in a record
+
+# After these the next request on the connection could begin anywhere, or the caller is not to be listened to any longer.
+_CLOSING = frozenset(("bad-request", "bad-path", "path-too-long", "head-too-large", "head-timeout", "idle", "internal"))
+
+
+async def serve_http(conn: Conn, route: Route) -> None:
+    """Serve all requests of one accepted connection, one after the other, until it ends.
+
+    Returns when the connection ended in order. Raises Refused or BrokenResourceError when it must be broken off.
+    """
+    exchange = _Exchange(conn, route)
+    try:
+        while True:
+            exchange.phase = Phase(trio.CancelScope())
+            try:
+                with exchange.phase.scope:
+                    while await exchange.carry_one():
+                        pass
+                    return
+                refused = Refused(exchange.phase.flag) if exchange.phase.flag else None
+            except Refused as error:
+                refused = error
+            except (trio.BrokenResourceError, trio.ClosedResourceError):
+                exchange.close_report("client-gone")
+                raise
+            except Exception:
+                log.exception("request on %r", conn)
+                refused = Refused("internal")
+            if refused is None or not await exchange.refuse(refused):
+                return
+    finally:
+        exchange.end()
+
+
+class _Exchange:
+    """One accepted connection, and the request that it carries now."""
+
+    __slots__ = (
+        "begun",
+        "body_failure",
+        "body_refused",
+        "caller",
+        "conn",
+        "context",
+        "head",
+        "heard",
+        "incoming",
+        "limits",
+        "phase",
+        "record",
+        "report",
+        "route",
+        "sending",
+        "upstream",
+        "wire",
+    )
+
+    def __init__(self, conn: Conn, route: Route) -> None:
+        self.conn = conn
+        self.route = route
+        self.context = conn.context
+        self.limits = conn.context.limits
+        self.caller = Caller(conn.stream)
+        self.wire = self.caller.wire
+        self.incoming = self.caller.incoming
+        self.phase = Phase(trio.CancelScope())
+        self.head: RequestHead | None = None
+        self.report: Report | None = None
+        self.upstream: Upstream | None = None
+        self.begun = False  # bytes of the final response were sent
+        self.heard = False  # the server sent a byte
+        # A request body that a second task sends.
+        self.sending = False  # it is not all sent
+        self.body_refused = False  # the server takes no more of it
+        self.body_failure: Exception | None = None  # the caller broke it off, or broke its syntax
+
+    def __repr__(self) -> str:
+        return f"<_Exchange {self.head!r} with {self.upstream!r}>"
+
+    # the journey of one request
+
+    async def carry_one(self) -> bool:
+        """Serve the next request. False: the connection has ended, or ends now."""
+        self.head = None
+        self.begun = self.heard = self.sending = self.body_refused = False
+        self.body_failure = None
+        head = await self.caller.next_head(self.context.limits, self.phase)
+        if head is None:
+            return False
+        self.limits = self.context.limits  # the same ones for all of this request
+        self.head = head
+        conn = self.conn
+        record = self._open_report(head.method)
+        record.bytes_in = head.size
+        target = split_target(head.target, head.method, self.limits.path_bytes)
+        record.path = target.path[:_PATH_SHOWN]
+        host = head.host
+        if target.authority:
+            # RFC 9112 section 3.2.2: the Host that was received is ignored.
+            host = target.authority
+            head.fields = [field for field in head.fields if field[0] != b"host"]
+            head.fields.append((b"host", host))
+        if host is None:  # HTTP/1.0; what we send needs one
+            host = conn.report.record.dialled.encode()
+        elif self.route.misdirected(host.decode("latin-1")):
+            raise Refused("misdirected", host.decode("latin-1"))
+        caller = conn.peer[0].encode()
+        forwarded_for = head.forwarded_for + b", " + caller if head.forwarded_for else caller
+        head.fields.append((b"x-forwarded-for", forwarded_for))
+        request = Request(record.method, target.path, head.fields)
+        out = write_request(head, target.sent, host, forwarded_for)
+
+        upstream = await self._reach(request)
+        if head.length:
+            return await self._carry_with_body(upstream, out)
+        try:
+            await upstream.send(out)
+            response = await self._response_head(upstream)
+        except Refused as refused:
+            # RFC 9110 section 9.2.2: the server may have closed an idle connection just as we used it.
+            if self.heard or not upstream.used or refused.flag != "upstream-broken" or head.method not in IDEMPOTENT:
+                raise
+            self._break()
+            upstream = await self._reach(request, fresh=True)
+            await upstream.send(out)
+            response = await self._response_head(upstream)
+        return await self._deliver(upstream, response)
+
+    async def _reach(self, request: Request, fresh: bool = False) -> Upstream:
+        """Decide, and get a connection to the endpoint: one that rests, unless `fresh`, else a new one."""
+        conn, record = self.conn, self.record
+        pick = decide(conn, self.route, request, record)
+        upstream = None if fresh else resting(conn, pick)
+        if upstream is None:
+            self.phase.unbounded()
+            upstream = await dialled(conn, self.route, request, record, pick)
+        self.upstream = upstream
+        self.context.live.began(upstream.endpoint)
+        record.endpoint = upstream.name
+        return upstream
+
+    async def _response_head(self, upstream: Upstream) -> ResponseHead:
+        """Wait for the final response head (101 is final too), sending 1xx on meanwhile."""
+        head, incoming, limits = self.head, upstream.incoming, self.limits
+        assert head is not None
+        if self.incoming.complete:
+            self.phase.begin("response-timeout", self.limits.response_timeout)
+        while True:
+            response = incoming.response_head(head.method, limits) if incoming.data else None
+            if response is None:
+                data = await upstream.receive(self.limits.buffer_bytes)
+                if not data:
+                    incoming.ended = True
+                    if not incoming.data:
+                        raise Refused("upstream-broken", f"{upstream.name} closed the connection before it answered")
+                self.heard = True
+                incoming.feed(data)
+            elif response.status >= 200 or response.status == 101:
+                return response
+            elif head.minor:  # RFC 9110 section 15.2: no 1xx to an HTTP/1.0 client
+                await self.wire.send(write_response(response, None, close=False))
+
+    async def _deliver(self, upstream: Upstream, response: ResponseHead) -> bool:
+        """Send the response to the caller. True when the caller's connection can carry another request."""
+        head, record, incoming = self.head, self.record, upstream.incoming
+        assert head is not None
+        if response.status == 101 or (head.method == b"CONNECT" and response.status < 300):
+            return await self._switch(upstream, response)
+        close = head.close
+        if self.sending and (head.expect or response.close or self.body_refused):
+            # An early answer: the caller may or may not send the rest of the body, and nobody waits for it.
+            close = True
+        framing, chunked = response_framing(response, head.minor)
+        # A first send holds the head and what has come of the body: for a small response that is all.
+        out = write_response(response, framing, close)
+        if not incoming.complete:
+            piece = incoming.body()
+            if piece is not None:
+                out += framed(piece, incoming, chunked)
+        if incoming.complete:
+            self.phase.flag = "idle"
+        else:
+            self.phase.begin("idle", self.limits.idle_timeout)
+        self.begun = True
+        await self.wire.send(out)
+        record.bytes_out += len(out)
+        while not incoming.complete:
+            self.phase.moved(self.limits.idle_timeout)
+            piece = incoming.body()
+            if piece is None:
+                data = await upstream.receive(self.limits.buffer_bytes)
+                if data:
+                    incoming.feed(data)
+                    continue
+                incoming.feed_end()
+                piece = b""
+            out = framed(piece, incoming, chunked)
+            await self.wire.send(out)
+            record.bytes_out += len(out)
+        if not self.sending:  # else the body goes on, and the request ends with it
+            self._finish(response, reusable=not response.close and not incoming.data)
+        return not close
+
+    # a request with a body
+
+    async def _carry_with_body(self, upstream: Upstream, out: bytes) -> bool:
+        """Carry a request body and its response, at the same time when the body is still coming."""
+        incoming, head = self.incoming, self.head
+        assert head is not None
+        chunked = head.length == CHUNKED
+        piece = incoming.body()
+        if piece is not None:
+            out += framed(piece, incoming, chunked)
+            self.record.bytes_in += len(piece)
+        if incoming.complete:  # a small body came with its head: no second task
+            await upstream.send(out)
+            return await self._deliver(upstream, await self._response_head(upstream))
+        response: ResponseHead | None = None
+        more = False
+        failure: Exception | None = None
+        self.sending = True
+        self.phase.moved(self.limits.idle_timeout)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._copy_body, upstream, out, chunked, nursery.cancel_scope)
+            try:
+                response = await self._response_head(upstream)
+                more = await self._deliver(upstream, response)
+                if not more or self.body_refused:
+                    nursery.cancel_scope.cancel()
+            except (Refused, trio.BrokenResourceError, trio.ClosedResourceError) as error:
+                failure = error  # raised below: the nursery would wrap it in a group
+                nursery.cancel_scope.cancel()
+        if self.body_failure is not None:
+            raise self.body_failure
+        if failure is not None:
+            raise failure
+        assert response is not None
+        if self.report is not None:  # _deliver left it open: the response was over before the body
+            self._finish(response, reusable=not self.sending and not response.close and not upstream.incoming.data)
+        if self.sending:
+            self.sending = False
+            with trio.move_on_after(_LINGER):
+                await self.caller.linger(self.limits)
+            return False
+        return more
+
+    async def _copy_body(self, upstream: Upstream, out: bytes, chunked: bool, both: trio.CancelScope) -> None:
+        """The second task: the rest of the request body goes to the server. Raises nothing; what went wrong is left in attributes."""
+        incoming, record = self.incoming, self.record
+        try:
+            while True:
+                await upstream.send(out)
+                if incoming.complete:
+                    break
+                self.phase.moved(self.limits.idle_timeout)
+                while (piece := incoming.body()) is None:
+                    data = await self.wire.receive(self.limits.buffer_bytes)
+                    if not data:
+                        raise Refused("client-gone", "the connection ended in the middle of the request body")
+                    incoming.feed(data)
+                record.bytes_in += len(piece)
+                out = framed(piece, incoming, chunked)
+            self.sending = False
+            if not self.begun:
+                self.phase.begin("response-timeout", self.limits.response_timeout)
+        except Refused as refused:
+            if refused.flag == "upstream-broken":
+                # The server takes no more, which is its right when it has answered: the first task finds out.
+                self.body_refused = True
+                if not self.begun:
+                    self.phase.begin("response-timeout", self.limits.response_timeout)
+            else:
+                self.body_failure = refused
+                both.cancel()
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+            self.body_failure = error
+            both.cancel()
+
+    # a connection that becomes another protocol
+
+    async def _switch(self, upstream: Upstream, response: ResponseHead) -> bool:
+        """101, or 2xx to CONNECT: from here on the connection is opaque in both directions."""
+        head, record = self.head, self.record
+        assert head is not None
+        if response.status == 101:
+            if not self.incoming.complete or not agreed(head, response):
+                raise Refused("upstream-broken", f"{upstream.name} switched to a protocol that was not asked for")
+            record.protocol = response.upgrade.decode("latin-1").lower()
+        out = write_response(response, None, close=False)
+        self.begun = True
+        record.status = response.status
+        self.phase.unbounded()
+        await self.wire.send(out)
+        record.bytes_out += len(out)
+        left = Peeked(self.conn.stream, self.incoming.rest())
+        right = Peeked(upstream.stream, upstream.incoming.rest())
+        await relay(left, right, self.limits.idle_timeout, record, self.limits.buffer_bytes)
+        self._finish(response, reusable=False)
+        return False
+
+    # the ways out
+
+    def _finish(self, response: ResponseHead, reusable: bool) -> None:
+        """The request went well: its server connection rests or is closed, its record is written."""
+        upstream = self.upstream
+        assert upstream is not None
+        self.upstream = None
+        self.context.live.ended(upstream.endpoint)
+        if reusable:
+            upstream.used = True
+            self.context.pool.put(upstream, trio.current_time())
+        else:
+            upstream.close()
+        self.close_report(status=response.status)
+        self.conn.rests()
+
+    def _break(self) -> None:
+        upstream = self.upstream
+        if upstream is not None:
+            self.upstream = None
+            self.context.live.ended(upstream.endpoint)
+            upstream.abort()
+
+    async def refuse(self, refused: Refused) -> bool:
+        """Answer a refusal. True when the connection can go on; raises it again when an answer is no longer possible."""
+        head = self.head
+        self._break()
+        if refused.flag == "client-gone" or self.begun:
+            self.close_report(refused.flag, refused.detail)
+            raise refused
+        if self.report is None:
+            self._open_report(b"")  # a head that could not be read is a request all the same
+        keep = head is not None and refused.flag not in _CLOSING and not head.close and head.method != b"CONNECT"
+        if head is not None and not self.incoming.complete:
+            keep = keep and not head.expect and 0 <= head.length <= self.limits.buffer_bytes
+        if refused.protected is not None:
+            self.record.destination = refused.protected
+        out = answer(refused, not keep, head is not None and head.method == b"HEAD")
+        self.record.bytes_out = len(out)
+        self.close_report(refused.flag, refused.detail, FLAGS[refused.flag].status)
+        self.conn.rests()
+        with trio.move_on_after(self.limits.head_timeout):
+            await self.wire.send(out)
+            if keep:
+                return await self.caller.discard_body(self.limits)
+        if refused.flag not in ("head-timeout", "idle"):
+            with trio.move_on_after(_LINGER):
+                await self.caller.linger(self.limits)
+        return False
+
+    def end(self) -> None:
+        """Whatever happened: nothing is left open. A request that is still unrecorded was cut from outside."""
+        self._break()
+        self.close_report(self.conn.verdict or "drained")
+
+    def close_report(self, flag: str = "", detail: str = "", status: int | None = None) -> None:
+        report = self.report
+        if report is not None:
+            self.report = None
+            total = self.conn.report.record
+            total.bytes_in += report.record.bytes_in
+            total.bytes_out += report.record.bytes_out
+            report.close(flag, detail, status)
+
+    # small steps
+
+    def _open_report(self, method: bytes) -> Record:
+        conn = self.conn
+        record = Record(
+            kind="request",
+            direction=conn.direction,
+            started=time.time(),
+            duration=0.0,
+            source=conn.source,
+            source_address=conn.peer[0],
+            # What was dialled, until an endpoint is picked: a refusal must say whom it protected.
+            destination=conn.report.record.destination,
+            service=conn.report.record.service,
+            dialled=conn.report.record.dialled,
+            endpoint="",
+            protocol="http",
+            method=method.decode("ascii"),
+        )
+        self.record = record
+        self.report = Report(self.context.sink, record)
+        return record

@@ -1,0 +1,212 @@
+"""The vocabulary of HTTP messages above any version: heads, framing, the request target and which fields travel on (sans-IO).
+
+Nothing here knows HTTP/1.1 syntax beyond the request target, whose grammar HTTP/2 shares (`:path`). Field names are lower case.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+from nodeproxy.errors import Refused
+
+Fields = list[tuple[bytes, bytes]]  # (name in lower case, value without surrounding whitespace), in order
+
+# How the end of a body is known (RFC 9112 section 6.3): a length >= 0 in bytes, or one of these.
+CHUNKED = -1
+UNTIL_CLOSE = -2
+
+# RFC 9110 section 9.2.1 (safe methods) and 9.2.2 (idempotent ones): these may be sent again.
+IDEMPOTENT = frozenset((b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"PUT", b"DELETE"))
+
+# RFC 9110 section 7.6.1: fields of one connection, never sent on. What Connection names is dropped beside these.
+HOP_BY_HOP = frozenset((b"connection", b"keep-alive", b"proxy-connection", b"te", b"transfer-encoding", b"upgrade"))
+OURS = b"x-edgemesh-"  # nobody but us may say these, so that x-edgemesh-reason can be believed
+
+# RFC 9110 section 6.5.1: a trailer must not change framing, routing or what we decided on.
+_NOT_IN_TRAILERS = HOP_BY_HOP | frozenset(
+    (b"content-length", b"host", b"authorization", b"x-forwarded-for", b"x-forwarded-proto", b"expect", b"trailer")
+)
+
+
+class RequestHead:
+    """A request head that was checked. `fields` and `lines` hold only what travels on: no framing, no hop-by-hop field."""
+
+    __slots__ = (
+        "close",
+        "declared",
+        "expect",
+        "fields",
+        "forwarded_for",
+        "host",
+        "length",
+        "lines",
+        "method",
+        "minor",
+        "size",
+        "target",
+        "trailers_ok",
+        "upgrade",
+    )
+
+    def __init__(self, method: bytes, target: bytes, minor: int) -> None:
+        self.method = method
+        self.target = target  # as it came; split_target says what is sent on
+        self.minor = minor  # HTTP/1.minor
+        self.host: bytes | None = None
+        self.length = 0  # of the body: bytes, or CHUNKED
+        self.declared = False  # Content-Length was given, be it 0
+        self.close = minor == 0  # the caller's connection ends after this exchange
+        self.expect = False  # the caller waits for 100 before it sends the body
+        self.upgrade = b""  # protocols that the caller would switch to, b"" for none
+        self.trailers_ok = False  # TE: trailers
+        self.forwarded_for = b""
+        self.fields: Fields = []
+        self.lines: list[bytes] = []  # the same fields as lines, spelled as they came, without CRLF
+        self.size = 0  # bytes on the wire
+
+    def __repr__(self) -> str:
+        return f"<RequestHead {self.method.decode()} {self.target.decode('latin-1')} HTTP/1.{self.minor} body {self.length}>"
+
+
+class ResponseHead:
+    """A response head. `lines` holds only what travels on: no framing, no hop-by-hop field."""
+
+    __slots__ = ("close", "declared", "length", "lines", "minor", "reason", "status", "upgrade")
+
+    def __init__(self, status: int, reason: bytes, minor: int) -> None:
+        self.status = status
+        self.reason = reason
+        self.minor = minor
+        self.length = UNTIL_CLOSE  # of the body that follows: bytes, CHUNKED or UNTIL_CLOSE
+        self.declared = UNTIL_CLOSE  # what the head says, which for HEAD and 304 is not what follows
+        self.close = minor == 0  # the server's connection ends after this exchange
+        self.upgrade = b""
+        self.lines: list[bytes] = []
+
+    def __repr__(self) -> str:
+        return f"<ResponseHead {self.status} HTTP/1.{self.minor} body {self.length}>"
+
+
+class Target(NamedTuple):
+    """A request target, taken apart. What is decided on (`path`) is what is sent on (`sent`)."""
+
+    path: str  # normalised, without query; "*" for asterisk-form, "" for CONNECT
+    sent: bytes  # origin-form for the server: the same path, "?" and the query as it came
+    authority: bytes  # of absolute-form and CONNECT: it replaces Host (RFC 9112 section 3.2.2); b"" when there was none
+
+
+# Characters of a path beside "%" and "/". RFC 3986 pchar, and the ones that clients send raw all the same: " < > [ ] ^ ` { | }
+_PCHARS = rb"A-Za-z0-9\-._~!$&'()*+,;=:@\"<>\[\]^`{|}"
+# The common case in one match: no escape, no segment that begins with a dot.
+_PLAIN = re.compile(rb"(?:/(?:[A-Za-z0-9\-_~!$&'()*+,=:@][A-Za-z0-9\-._~!$&'()*+,;=:@]*)?)+")
+_WHOLE = re.compile(rb"/[%s/%%]*" % _PCHARS)
+_ESCAPE = re.compile(rb"%(.{0,2})", re.DOTALL)
+_HEX = re.compile(rb"[0-9A-Fa-f]{2}")
+_UNRESERVED = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")  # RFC 3986 section 2.3
+# A segment that some server would take for "." or "..", with parameters too ("..;x", as Tomcat strips them).
+_DOTS = re.compile(rb"/\.\.?(?:/|;|%3B|$)")
+_QUERY = re.compile(rb"[\x21\x22\x24-\x7e]*")  # verbatim, but no "#": it would be a fragment to some
+_ABSOLUTE = re.compile(rb"(?:https?)://([^/?#]*)(.*)", re.IGNORECASE | re.DOTALL)
+_AUTHORITY = re.compile(rb"(?:[A-Za-z0-9\-._~!$&'()*+,;=%]+|\[[0-9A-Fa-f:.]+(?:%25[A-Za-z0-9\-._~]+)?\])(?::[0-9]{0,5})?")
+_FORBIDDEN = {0x2F: "an encoded slash (%2F)", 0x5C: "an encoded backslash (%5C)", 0x00: "an encoded NUL (%00)"}
+
+
+def split_target(target: bytes, method: bytes = b"GET", path_bytes: int = 8192) -> Target:
+    """Take a request target apart so that nobody after us can read another path out of it than the one that policy saw.
+
+    Literal dot segments are removed (RFC 3986 section 5.2.4), escapes of unreserved characters are decoded and the others
+    upper-cased (sections 6.2.2.1, 6.2.2.2). "//" and parameters (";x") stay: they mean something to some servers.
+    Raises Refused "bad-path" where servers are known to differ, "path-too-long" above `path_bytes`, "bad-request" for a
+    form that the method does not have (RFC 9112 section 3.2).
+    """
+    path, mark, query = target.partition(b"?")
+    if _PLAIN.fullmatch(path) and len(path) <= path_bytes and method != b"CONNECT":
+        if mark:
+            _check_query(query)
+        return Target(path.decode("ascii"), target, b"")
+
+    if method == b"CONNECT":
+        if not is_authority(target) or not target.rpartition(b":")[2].isdigit():
+            raise Refused("bad-request", "CONNECT needs a target of the form host:port")
+        return Target("", target, target)
+    if target == b"*":
+        if method != b"OPTIONS":
+            raise Refused("bad-request", "the target * is only for OPTIONS")
+        return Target("*", b"*", b"")
+    authority = b""
+    if not target.startswith(b"/"):
+        match = _ABSOLUTE.fullmatch(target)
+        if match is None:
+            raise Refused("bad-request", "the target is neither a path nor an http:// URI")
+        authority = match[1]
+        if not is_authority(authority):  # also refuses userinfo (RFC 9110 section 4.2.4)
+            raise Refused("bad-request", "the URI names no valid host")
+        if not match[2] and method == b"OPTIONS":
+            return Target("*", b"*", authority)  # RFC 9112 section 3.2.4
+        path, mark, query = match[2].partition(b"?")
+        path = path or b"/"
+    if len(path) > path_bytes:
+        raise Refused("path-too-long", f"{len(path)} bytes, {path_bytes} allowed")
+    if mark:
+        _check_query(query)
+    normal = _normalise(path)
+    return Target(normal.decode("ascii"), normal + mark + query, authority)
+
+
+def is_authority(value: bytes) -> bool:
+    """Is this host[:port] (RFC 3986 section 3.2, without userinfo)? What Host may say when it is not empty."""
+    return _AUTHORITY.fullmatch(value) is not None
+
+
+def travels_in_trailer(name: bytes) -> bool:
+    """May a trailer field of this (lower-case) name be sent on?"""
+    return name not in _NOT_IN_TRAILERS and not name.startswith(OURS)
+
+
+def _normalise(path: bytes) -> bytes:
+    if not _WHOLE.fullmatch(path):
+        if b"\\" in path:
+            raise Refused("bad-path", "the path holds a backslash")
+        if b"#" in path:
+            raise Refused("bad-path", "the target holds a fragment (#)")
+        raise Refused("bad-path", "the path holds a character that must be escaped")
+    if b"/." in path:
+        path = _without_dots(path)
+    if b"%" in path:
+        path = _ESCAPE.sub(_escape, path)
+    if _DOTS.search(path):
+        raise Refused("bad-path", "the path holds a dot segment that is hidden by an escape or a parameter")
+    return path
+
+
+def _without_dots(path: bytes) -> bytes:
+    """RFC 3986 section 5.2.4, remove_dot_segments, for a path that begins with a slash."""
+    kept: list[bytes] = []
+    segments = path.split(b"/")[1:]
+    for segment in segments:
+        if segment == b"..":
+            if kept:
+                kept.pop()
+        elif segment != b".":
+            kept.append(segment)
+    if segments[-1] in (b".", b".."):
+        kept.append(b"")
+    return b"/" + b"/".join(kept)
+
+
+def _escape(match: re.Match[bytes]) -> bytes:
+    digits = match[1]
+    if not _HEX.fullmatch(digits):
+        raise Refused("bad-path", "the path holds a % that begins no escape")
+    code = int(digits, 16)
+    if code in _FORBIDDEN:
+        raise Refused("bad-path", f"the path holds {_FORBIDDEN[code]}")
+    if code in _UNRESERVED:
+        return bytes((code,))
+    return b"%" + digits.upper()
+
+
+def _check_query(query: bytes) -> None:
+    if not _QUERY.fullmatch(query):
+        raise Refused("bad-path", "the target holds a fragment (#) or a character that must be escaped")

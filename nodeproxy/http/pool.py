@@ -1,0 +1,140 @@
+"""Upstream HTTP connections that rest between two requests, by caller and endpoint: never shared between callers.
+
+A connection that was opened for one caller carries that caller's source address, and a server may bind what it knows to a
+connection. So the key names the caller: its address, and the door that it came through, because workloads (systemd units) may
+share an address. Nothing here waits and no task watches the idle connections: what a server did meanwhile (closed, or sent
+something nobody asked for) shows when a connection is taken or swept.
+"""
+
+from __future__ import annotations
+
+import select
+from collections.abc import Iterable
+
+import trio
+from trio.abc import HalfCloseableStream
+
+from nodeproxy.errors import Refused
+from nodeproxy.http.h1 import Incoming
+from nodeproxy.http.wire import Wire
+from nodeproxy.limits import Limits
+from nodeproxy.stream import abort, close_now
+from policy.model import Endpoint
+
+Key = tuple[str, str, Endpoint]  # the caller's address, the key of the workload whose door it came through, the endpoint
+
+
+class Upstream:
+    """One upstream connection with what was read from it. `used`: it has carried a request before."""
+
+    __slots__ = ("_poll", "endpoint", "incoming", "key", "name", "since", "stream", "used", "wire")
+
+    def __init__(self, key: Key, stream: HalfCloseableStream) -> None:
+        self.key = key
+        self.endpoint = key[2]
+        self.name = str(key[2])
+        self.stream = stream
+        self.wire = Wire(stream)
+        self.incoming = Incoming("upstream-broken")
+        self.used = False
+        self.since = 0.0  # when it came to rest, trio's clock
+        self._poll: select.poll | None = None
+        if isinstance(stream, trio.SocketStream):
+            self._poll = select.poll()
+            self._poll.register(stream.socket.fileno(), select.POLLIN)  # POLLHUP and POLLERR are always told
+
+    def __repr__(self) -> str:
+        return f"<Upstream {self.name} for {self.key[0]}, {'used' if self.used else 'new'}>"
+
+    def quiet(self) -> bool:
+        """Has the server neither closed nor sent anything since the last response? Costs one system call."""
+        return self._poll is None or not self._poll.poll(0)
+
+    async def send(self, data: bytes) -> None:
+        """Raises Refused "upstream-broken" when the server closed the connection."""
+        try:
+            await self.wire.send(data)
+        except trio.BrokenResourceError as error:
+            raise Refused("upstream-broken", f"{self.name} closed the connection") from error
+
+    async def receive(self, max_bytes: int) -> bytes | bytearray:
+        """b"" when the server ended its sending. Raises Refused "upstream-broken" when it reset the connection."""
+        try:
+            return await self.wire.receive(max_bytes)
+        except trio.BrokenResourceError as error:
+            raise Refused("upstream-broken", f"{self.name} reset the connection") from error
+
+    def close(self) -> None:
+        """After a whole response: bytes already sent still arrive."""
+        close_now(self.stream)
+
+    def abort(self) -> None:
+        """Something was cut short: the server must not take a part of a request for the whole."""
+        abort(self.stream)
+
+
+class Pool:
+    """Idle upstream connections, the most recently used taken first. Times are seconds of trio's clock."""
+
+    def __init__(self, limits: Limits) -> None:
+        self.limits = limits
+        self._idle: dict[Key, list[Upstream]] = {}
+
+    def __repr__(self) -> str:
+        return f"<Pool {len(self)} idle for {len(self._idle)} callers and endpoints>"
+
+    def __len__(self) -> int:
+        return sum(map(len, self._idle.values()))
+
+    def take(self, key: Key, now: float) -> Upstream | None:
+        """A connection that can carry a request now, or None. The caller owns it until it is put back."""
+        idle = self._idle.get(key)
+        while idle:
+            upstream = idle.pop()
+            if not idle:
+                del self._idle[key]
+            if now - upstream.since <= self.limits.pool_idle_timeout and upstream.quiet():
+                return upstream
+            upstream.close()
+        return None
+
+    def put(self, upstream: Upstream, now: float) -> None:
+        """Let a connection rest whose last response was read whole. The one that rested longest makes room."""
+        upstream.since = now
+        idle = self._idle.setdefault(upstream.key, [])
+        idle.append(upstream)
+        if len(idle) > self.limits.pool_idle_per_endpoint:
+            idle.pop(0).close()
+            if not idle:  # the limit is 0
+                del self._idle[upstream.key]
+
+    def give(self, caller: str, door: str, endpoint: Endpoint, stream: HalfCloseableStream) -> None:
+        """Take over a connection that has carried nothing yet (detection dialled it)."""
+        self.put(Upstream((caller, door, endpoint), stream), trio.current_time())
+
+    def forget(self, addresses: Iterable[str]) -> None:
+        """Close what rests from or to these addresses: the workload there is gone or has changed."""
+        gone = frozenset(addresses)
+        self._close(key for key in self._idle if key[0] in gone or key[2].address in gone)
+
+    def sweep(self, now: float) -> None:
+        """Close what rested too long, or whose server closed it meanwhile."""
+        for key, idle in list(self._idle.items()):
+            kept = []
+            for upstream in idle:
+                if now - upstream.since <= self.limits.pool_idle_timeout and upstream.quiet():
+                    kept.append(upstream)
+                else:
+                    upstream.close()
+            if kept:
+                self._idle[key] = kept
+            else:
+                del self._idle[key]
+
+    def close(self) -> None:
+        self._close(self._idle)
+
+    def _close(self, keys: Iterable[Key]) -> None:
+        for key in list(keys):
+            for upstream in self._idle.pop(key):
+                upstream.close()

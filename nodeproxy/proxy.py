@@ -1,0 +1,140 @@
+"""Proxy: doors of workloads open and close, a new snapshot takes effect at once, and a stop drains what runs."""
+
+from __future__ import annotations
+
+import logging
+
+import trio
+
+from nodeproxy.capture import Doors, Ports, Sockets
+from nodeproxy.context import Context
+from nodeproxy.dns import Resolver
+from nodeproxy.http.pool import Pool
+from nodeproxy.inbound import inbound
+from nodeproxy.limits import Gate, Limits
+from nodeproxy.listen import accept_forever
+from nodeproxy.outbound import outbound
+from nodeproxy.telemetry.report import Sink
+from nodeproxy.upstream.live import Live
+from policy.model import Workload
+from policy.snapshot import Snapshot
+
+log = logging.getLogger("edgemesh.proxy")
+
+_SWEEP = 5.0  # seconds between looks at idle upstream connections
+
+
+class _House:
+    """The open doors of one workload: accepting tasks in one scope, running connections in another, around it."""
+
+    def __init__(self, workload: Workload, doors: Doors, context: Context) -> None:
+        self.workload = workload
+        self.doors = doors
+        self.gate = Gate(context.limits.connections)
+        self.resolver = Resolver(workload.key, context)
+        self.accepting = trio.CancelScope()
+        self.living = trio.CancelScope()
+        self.gone = trio.Event()
+
+
+class Proxy:
+    """The data plane of one node. `run` first; then `attach`, `detach` and `publish` at any time, all without waiting."""
+
+    def __init__(self, snapshot: Snapshot, sockets: Sockets, limits: Limits, ports: Ports, sink: Sink) -> None:
+        self.context = Context(snapshot, sockets, Live(), Pool(limits), limits, ports, sink)
+        self.houses: dict[str, _House] = {}
+        self._nursery: trio.Nursery | None = None
+
+    async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Serve until cancelled."""
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            nursery.start_soon(self._sweep)
+            task_status.started()
+
+    def attach(self, workload: Workload, doors: Doors) -> None:
+        """Serve a workload through these listening sockets, which are ours from now on. Doors opened before are closed."""
+        assert self._nursery is not None, "run() first"
+        self.detach(workload.key)
+        house = _House(workload, doors, self.context)
+        self.houses[workload.key] = house
+        self.context.captured.add(workload.key)
+        self._nursery.start_soon(self._live, house)
+
+    def detach(self, key: str) -> None:
+        """Close a workload's doors and cut its connections: it is gone, or no longer ours."""
+        house = self.houses.pop(key, None)
+        if house is None:
+            return
+        self.context.captured.discard(key)
+        house.accepting.cancel()
+        house.living.cancel()
+        self.context.pool.forget(house.workload.addresses)
+
+    def publish(self, snapshot: Snapshot) -> int:
+        """Put a snapshot in force: new requests are decided by it at once, and what it forbids is cut. Answers how many were cut."""
+        self.context.snapshot = snapshot
+        cut = 0
+        for conn in list(self.context.conns.values()):
+            if conn.active and conn.route and conn.pick and not conn.route.still_allows(conn.pick, conn.request):
+                conn.verdict = "cut"
+                conn.scope.cancel()
+                cut += 1
+        return cut
+
+    def limit(self, limits: Limits) -> None:
+        """Put other limits in force, for what begins from now on."""
+        self.context.limits = limits
+        self.context.pool.limits = limits
+        for house in self.houses.values():
+            house.gate.full = limits.connections
+
+    async def drain(self) -> None:
+        """Stop accepting, let running connections end within limits.drain_timeout, then cut the rest.
+
+        The rules stay, so who dials meanwhile is refused by the kernel: a node without its daemon is closed, not open.
+        """
+        self.context.draining = True
+        for house in self.houses.values():
+            house.accepting.cancel()
+        with trio.move_on_after(self.context.limits.drain_timeout):
+            while any(conn.active for conn in self.context.conns.values()):  # noqa: ASYNC110 - an event would cost every request
+                await trio.sleep(0.05)
+        houses = list(self.houses.values())
+        for house in houses:
+            self.detach(house.workload.key)
+        for house in houses:
+            await house.gone.wait()
+        self.context.pool.close()
+
+    async def _live(self, house: _House) -> None:
+        """Everything that happens behind one workload's doors. A fault here closes this workload and no other."""
+        context = self.context
+        try:
+            with house.living:
+                async with trio.open_nursery() as connections:
+                    # Names are answered as long as connections live: a call that is draining may still need one.
+                    for sock in house.doors.dns_udp:
+                        connections.start_soon(house.resolver.serve_udp, sock)
+                    for sock in house.doors.dns_tcp:
+                        connections.start_soon(house.resolver.serve_tcp, sock)
+                    with house.accepting:
+                        async with trio.open_nursery() as doors:  # its tasks end before the sockets are closed below
+                            for sockets, door, is_inbound in (
+                                (house.doors.outbound, outbound, False),
+                                (house.doors.inbound, inbound, True),
+                            ):
+                                for sock in sockets:
+                                    listener = trio.socket.from_stdlib_socket(sock)
+                                    doors.start_soon(
+                                        accept_forever, listener, context, house.workload, is_inbound, door, house.gate, connections
+                                    )
+                    house.doors.close_tcp()
+        finally:
+            house.doors.close()
+            house.gone.set()
+
+    async def _sweep(self) -> None:
+        while True:
+            await trio.sleep(_SWEEP)
+            self.context.pool.sweep(trio.current_time())

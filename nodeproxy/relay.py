@@ -1,0 +1,77 @@
+"""Copy bytes both ways between two streams, keeping half-close, until both ends are done, one breaks, or nothing moves.
+
+Theory of operation: two tasks, one for each direction. When a side ends its sending, its end is passed on (`send_eof`) and the
+other direction goes on. When a side breaks, both are aborted: a reset must not arrive as a clean end, or the peer would take a
+part for the whole. Memory is one chunk a direction: the next read waits until the last chunk was taken (back-pressure).
+One deadline serves both directions; it moves at most once a second, because moving it costs a heap operation.
+"""
+
+from __future__ import annotations
+
+import trio
+
+from nodeproxy.errors import Refused
+from nodeproxy.stream import Stream, abort
+from nodeproxy.telemetry.report import Record
+
+
+class _Idle:
+    """The shared deadline of both directions."""
+
+    __slots__ = ("moved", "scope", "timeout")
+
+    def __init__(self, timeout: float) -> None:
+        self.timeout = timeout
+        self.moved = trio.current_time()
+        self.scope = trio.CancelScope(deadline=self.moved + timeout)
+
+    def move(self) -> None:
+        now = trio.current_time()
+        if now - self.moved > 1.0 or self.timeout < 2.0:
+            self.moved = now
+            self.scope.deadline = now + self.timeout
+
+
+async def relay(left: Stream, right: Stream, idle_timeout: float, record: Record | None = None, chunk: int = 65536) -> tuple[int, int]:
+    """Relay until both directions ended; answer the bytes left to right and right to left.
+
+    `record` is counted up as bytes move (bytes_in: left to right), so that a cancelled relay is counted too. The streams are
+    left open for their owner, but aborted when one broke. Raises Refused("idle") when nothing moved for `idle_timeout` seconds,
+    Refused("client-gone") or Refused("upstream-broken") when left or right was reset.
+    """
+    counts = [0, 0]
+    broken: list[str] = []
+    idle = _Idle(idle_timeout)
+
+    async def copy(source: Stream, sink: Stream, way: int) -> None:
+        reading = True
+        try:
+            while True:
+                reading = True
+                data = await source.receive_some(chunk)
+                reading = False
+                if not data:
+                    await sink.send_eof()
+                    return
+                await sink.send_all(data)
+                counts[way] += len(data)
+                if record is not None:
+                    if way == 0:
+                        record.bytes_in += len(data)
+                    else:
+                        record.bytes_out += len(data)
+                idle.move()
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            # Which side broke: the one that we read from, or the one that we wrote to.
+            broken.append("client-gone" if reading == (way == 0) else "upstream-broken")
+            idle.scope.cancel()
+
+    with idle.scope:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(copy, left, right, 0)
+            nursery.start_soon(copy, right, left, 1)
+    if idle.scope.cancelled_caught or broken:
+        abort(left)
+        abort(right)
+        raise Refused(broken[0] if broken else "idle")
+    return counts[0], counts[1]

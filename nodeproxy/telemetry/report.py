@@ -1,0 +1,64 @@
+"""One record for each connection and each request, closed exactly once, handed to one sink.
+
+A connection that ends unrecorded records "drained": forgetting to close cannot lose a record, only name it so.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Literal
+
+from msgspec import Struct
+
+from policy.model import Workload
+
+
+class Record(Struct):
+    """What there is to say about one finished connection or request. `flag` "" = all went well."""
+
+    kind: Literal["connection", "request"]
+    direction: Literal["outbound", "inbound"]
+    started: float  # seconds since the epoch
+    duration: float  # seconds
+    source: Workload | None  # None: the caller proved no identity
+    source_address: str
+    destination: Workload | None  # the workload that was chosen; None: outside the mesh, or none was chosen
+    service: str  # key of the service that was called, "" for none
+    dialled: str  # "ADDRESS:PORT" that the caller dialled
+    endpoint: str  # "ADDRESS:PORT" that we dialled, "" for none
+    protocol: str  # "http", "tcp", "websocket", "dns"
+    method: str = ""
+    path: str = ""
+    status: int = 0
+    flag: str = ""
+    detail: str = ""
+    rule: str = ""  # the rule that allowed it
+    bytes_in: int = 0  # from the caller
+    bytes_out: int = 0  # to the caller
+
+
+Sink = Callable[[Record], None]
+
+
+class Report:
+    """An open record. Fields are set as they become known; `close` may be called once."""
+
+    __slots__ = ("_began", "_sink", "closed", "record")
+
+    def __init__(self, sink: Sink, record: Record) -> None:
+        self._sink = sink
+        self._began = time.monotonic()
+        self.record = record
+        self.closed = False
+
+    def close(self, flag: str = "", detail: str = "", status: int | None = None) -> None:
+        assert not self.closed, "a report is closed once"
+        self.closed = True
+        record = self.record
+        record.duration = time.monotonic() - self._began
+        record.flag = flag
+        record.detail = detail
+        if status is not None:
+            record.status = status
+        self._sink(record)

@@ -1,0 +1,56 @@
+"""An endpoint becomes a connected stream: dialled in the server's own namespace when it runs here, else on the caller's behalf."""
+
+from __future__ import annotations
+
+import socket
+
+import trio
+
+from nodeproxy.context import Conn, Pick
+from nodeproxy.errors import Refused
+
+
+def caller_address(conn: Conn, family: int) -> str:
+    """The source address that the server should see: the caller's own, in the server's address family; "" if it has none."""
+    address = conn.peer[0]
+    if (":" in address) == (family == socket.AF_INET6) and not _is_loopback(address):
+        return address
+    # A call to an address of our range may leave by lo; a call may also cross families. The workload's own address stands in.
+    for own in conn.workload.addresses if conn.direction == "outbound" else ():
+        if (":" in own) == (family == socket.AF_INET6):
+            return own
+    return ""
+
+
+async def dial(conn: Conn, pick: Pick) -> trio.SocketStream:
+    """Connect to the picked endpoint. Raises Refused "connect-failed" or "connect-timeout"; the experience is noted in `live`."""
+    context = conn.context
+    endpoint = pick.endpoint
+    family = socket.AF_INET6 if ":" in endpoint.address else socket.AF_INET
+    try:
+        if pick.local and pick.workload is not None:
+            raw = context.sockets.towards(pick.workload, caller_address(conn, family), family)
+        else:
+            raw = context.sockets.outwards(conn.workload, family)
+    except OSError as error:
+        raise Refused("connect-failed", f"{endpoint}: no socket in the workload's namespace: {error.strerror or error}") from error
+    sock = trio.socket.from_stdlib_socket(raw)
+    try:
+        with trio.move_on_after(context.limits.connect_timeout):
+            await sock.connect((endpoint.address, endpoint.port))
+            context.live.connected(endpoint)
+            return trio.SocketStream(sock)
+    except OSError as error:
+        sock.close()
+        context.live.failed(endpoint, trio.current_time())
+        raise Refused("connect-failed", f"{endpoint}: {error.strerror or error}") from error
+    except BaseException:
+        sock.close()
+        raise
+    sock.close()
+    context.live.failed(endpoint, trio.current_time())
+    raise Refused("connect-timeout", f"{endpoint}: no answer in {context.limits.connect_timeout:g} s")
+
+
+def _is_loopback(address: str) -> bool:
+    return address.startswith("127.") or address == "::1"

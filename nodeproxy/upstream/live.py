@@ -1,0 +1,163 @@
+"""What we have learned of endpoints: requests in flight, failures, and whose turn it is in a split. Mutable, outlives snapshots.
+
+An endpoint is *passing* until it failed to connect `FAILURES` times in a row, then *tripped* for a while that doubles each time,
+then *probing*: one connection may try it. The names say what happens to traffic, not to an imagined electric circuit.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Collection, Sequence
+from typing import Literal
+
+from policy.model import Backend, Endpoint
+
+FAILURES = 3  # in a row; Envoy's outlier detection uses 5, but an edge service often has one or two endpoints
+FIRST_REST = 1.0  # seconds
+LONGEST_REST = 30.0
+_LONGEST_ROUND = 1000  # picks; longer rounds are exact over several of these
+_MOST_KNOWN = 4096  # endpoints remembered; more than a small node ever talks to
+
+State = Literal["passing", "tripped", "probing"]
+
+
+class Breaker:
+    """The health of one endpoint that has failed. Time is an argument: seconds of any clock that only goes forward."""
+
+    __slots__ = ("failures", "rest", "state", "until")
+
+    def __init__(self) -> None:
+        self.failures = 0
+        self.rest = FIRST_REST
+        self.state: State = "passing"
+        self.until = 0.0
+
+    def __repr__(self) -> str:
+        return f"<Breaker {self.state} after {self.failures} failures>"
+
+    def fail(self, now: float) -> None:
+        self.failures += 1
+        if self.state == "probing":
+            self.rest = min(self.rest * 2, LONGEST_REST)
+        if self.state == "probing" or self.failures >= FAILURES:
+            self.state = "tripped"
+            self.until = now + self.rest
+
+    def admits(self, now: float) -> bool:
+        """May a connection be tried now? A probe that never reported back is given up after the rest time."""
+        if self.state == "passing":
+            return True
+        if now >= self.until:
+            self.state = "probing"
+            return True
+        return False
+
+    def probe_started(self, now: float) -> None:
+        if self.state == "probing":
+            self.until = now + self.rest
+
+
+class Turns:
+    """Weighted turns: each round of `sum(weights)` picks (weights in lowest terms) holds each backend exactly its weight.
+
+    Smooth weighted round robin (as in nginx) makes the round, and chance its order: a caller that alternates between two requests
+    would otherwise send each of them to one backend for ever.
+    """
+
+    __slots__ = ("_current", "_left", "_random", "_reduced", "weights")
+
+    def __init__(self, weights: tuple[tuple[str, int], ...], chance: random.Random) -> None:
+        self.weights = weights
+        divisor = math.gcd(*(weight for _, weight in weights)) or 1
+        self._reduced = [weight // divisor for _, weight in weights]
+        self._current = [0] * len(weights)
+        self._left: list[int] = []
+        self._random = chance
+
+    def next(self) -> str:
+        if not self._left:
+            self._left = [self._smooth() for _ in range(min(sum(self._reduced), _LONGEST_ROUND))]
+            self._random.shuffle(self._left)
+        return self.weights[self._left.pop()][0]
+
+    def _smooth(self) -> int:
+        current = self._current
+        best = 0
+        for i, weight in enumerate(self._reduced):
+            current[i] += weight
+            if current[i] > current[best]:
+                best = i
+        current[best] -= sum(self._reduced)
+        return best
+
+
+class Live:
+    """Experience by endpoint, and the turn of each split."""
+
+    def __init__(self, seed: int | None = None) -> None:
+        self.in_flight: dict[Endpoint, int] = {}
+        self.breakers: dict[Endpoint, Breaker] = {}
+        self._turns: dict[tuple[str, str, int, bool], Turns] = {}
+        self._random = random.Random(seed)  # noqa: S311 - spreads load, guards nothing
+
+    def began(self, endpoint: Endpoint) -> None:
+        self.in_flight[endpoint] = self.in_flight.get(endpoint, 0) + 1
+
+    def ended(self, endpoint: Endpoint) -> None:
+        left = self.in_flight.get(endpoint, 0) - 1
+        if left > 0:
+            self.in_flight[endpoint] = left
+        else:
+            self.in_flight.pop(endpoint, None)
+
+    def connected(self, endpoint: Endpoint) -> None:
+        if self.breakers:
+            self.breakers.pop(endpoint, None)
+
+    def failed(self, endpoint: Endpoint, now: float) -> None:
+        breaker = self.breakers.get(endpoint)
+        if breaker is None:
+            if len(self.breakers) >= _MOST_KNOWN:
+                self.breakers.pop(next(iter(self.breakers)))
+            breaker = self.breakers[endpoint] = Breaker()
+        breaker.fail(now)
+
+    def least_loaded(self, endpoints: Sequence[Endpoint], tried: Collection[Endpoint], now: float) -> Endpoint | None:
+        """The endpoint with the fewest requests in flight among those that pass; ties go by chance.
+
+        When every endpoint that was not tried is tripped, the one whose rest ends first is used all the same: a wrong guess
+        costs one attempt, refusing would cost the service.
+        """
+        if len(endpoints) == 1 and not tried and not self.breakers:
+            return endpoints[0]
+        open_ = [e for e in endpoints if e not in tried] if tried else endpoints
+        if not open_:
+            return None
+        if self.breakers:
+            passing = [e for e in open_ if (b := self.breakers.get(e)) is None or b.admits(now)]
+            if not passing:
+                return min(open_, key=lambda e: self.breakers[e].until)
+            open_ = passing
+        start = self._random.randrange(len(open_))
+        best, load = open_[start], self.in_flight.get(open_[start], 0)
+        if load:
+            for endpoint in open_:
+                other = self.in_flight.get(endpoint, 0)
+                if other < load:
+                    best, load = endpoint, other
+        if self.breakers and (breaker := self.breakers.get(best)) is not None:
+            breaker.probe_started(now)
+        return best
+
+    def turn(self, caller: str, service: str, port: int, opaque: bool, backends: Sequence[Backend]) -> str:
+        """Whose turn it is among backends that could take this. Each caller has turns of its own (SMI N18), and connections
+        and requests have theirs apart."""
+        weights = tuple((b.service, b.weight) for b in backends)
+        key = (caller, service, port, opaque)
+        turns = self._turns.get(key)
+        if turns is None or turns.weights != weights:
+            if len(self._turns) >= _MOST_KNOWN:
+                self._turns.pop(next(iter(self._turns)))
+            turns = self._turns[key] = Turns(weights, self._random)
+        return turns.next()

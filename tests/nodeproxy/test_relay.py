@@ -1,0 +1,82 @@
+"""Bytes both ways, half-close kept, a reset never an end, and memory and time bounded."""
+
+import pytest
+import trio
+import trio.testing
+
+from nodeproxy.errors import Refused
+from nodeproxy.relay import relay
+from nodeproxy.telemetry.report import Record
+
+
+def _record() -> Record:
+    return Record("connection", "outbound", 0.0, 0.0, None, "", None, "", "", "", "tcp")
+
+
+async def test_half_close_is_passed_on_and_the_other_way_goes_on():
+    client, left = trio.testing.memory_stream_pair()
+    right, server = trio.testing.memory_stream_pair()
+    record = _record()
+    counts = []
+
+    async with trio.open_nursery() as nursery:
+
+        async def run() -> None:
+            counts.append(await relay(left, right, 60, record))
+
+        nursery.start_soon(run)
+        await client.send_all(b"question")
+        await client.send_eof()
+        assert await server.receive_some() == b"question"
+        assert await server.receive_some() == b""
+        await server.send_all(b"a long answer")
+        assert await client.receive_some() == b"a long answer"
+        await server.send_eof()
+        assert await client.receive_some() == b""
+    assert counts == [(8, 13)]
+    assert (record.bytes_in, record.bytes_out) == (8, 13)
+
+
+async def test_nothing_moves_is_idle(autojump_clock):
+    _client, left = trio.testing.memory_stream_pair()
+    right, _server = trio.testing.memory_stream_pair()
+    with pytest.raises(Refused, match="idle"):
+        await relay(left, right, 300)
+    assert trio.current_time() == pytest.approx(300)
+
+
+async def test_what_moves_one_way_is_not_idle(autojump_clock):
+    client, left = trio.testing.memory_stream_pair()
+    right, server = trio.testing.memory_stream_pair()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(relay, left, right, 300)
+        for _ in range(10):
+            await trio.sleep(200)
+            await server.send_all(b"tick")
+            assert await client.receive_some() == b"tick"
+        await client.send_eof()
+        await server.send_eof()
+
+
+@pytest.mark.parametrize(("side", "flag"), [("client", "client-gone"), ("server", "upstream-broken")])
+async def test_a_side_that_breaks_ends_both_and_is_named(side, flag):
+    client, left = trio.testing.memory_stream_pair()
+    right, server = trio.testing.memory_stream_pair()
+    broken, other = (client, server) if side == "client" else (server, client)
+    await other.send_all(b"x")  # cannot be delivered: the side that it goes to is gone
+    await broken.aclose()
+    with pytest.raises(Refused) as refused:
+        await relay(left, right, 60)
+    assert refused.value.flag == flag
+
+
+async def test_a_cancelled_relay_is_counted():
+    client, left = trio.testing.memory_stream_pair()
+    right, server = trio.testing.memory_stream_pair()
+    record = _record()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(relay, left, right, 60, record)
+        await client.send_all(b"12345")
+        assert await server.receive_some() == b"12345"
+        nursery.cancel_scope.cancel()
+    assert record.bytes_in == 5
