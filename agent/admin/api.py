@@ -1,0 +1,96 @@
+"""VIEWS: every page of the admin API, as a function of the daemon's state. Adding a page is a function and a row."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable
+
+import msgspec
+import trio
+
+from agent import explain, status
+from agent.httpd import Ask, Handler, Reply, failure, json_reply
+from agent.metrics import CONTENT_TYPE
+from agent.status import Daemon
+from policy.snapshot import Snapshot
+
+View = Callable[[Daemon, Ask], Awaitable[Reply]]
+
+_NO_POLICY = "no policy has been read yet"
+
+
+async def ready(daemon: Daemon, _: Ask) -> Reply:
+    """200 once policy is enforced on this node, 503 until then."""
+    if daemon.enforcing:
+        return json_reply({"ready": True})
+    return failure(503, "the node's workloads are not all captured yet" if daemon.published else _NO_POLICY, "edgemesh status says more")
+
+
+async def status_page(daemon: Daemon, _: Ask) -> Reply:
+    return json_reply(status.status(daemon, time.time()))
+
+
+async def routes(daemon: Daemon, _: Ask) -> Reply:
+    snapshot = _snapshot(daemon)
+    return json_reply(status.routes(snapshot)) if snapshot else failure(503, _NO_POLICY)
+
+
+async def connections(daemon: Daemon, _: Ask) -> Reply:
+    return json_reply(status.connections(daemon.conns.values(), time.time()))
+
+
+async def problems(daemon: Daemon, _: Ask) -> Reply:
+    return json_reply([status.problem(item) for item in sorted(daemon.problems)])
+
+
+async def snapshot_page(daemon: Daemon, _: Ask) -> Reply:
+    """The snapshot's own bytes: what every decision is made from."""
+    snapshot = _snapshot(daemon)
+    if snapshot is None:
+        return failure(503, _NO_POLICY)
+    # It is frozen, so a thread may encode it: a large one would hold the loop for tens of milliseconds.
+    return Reply(await trio.to_thread.run_sync(msgspec.json.encode, snapshot))
+
+
+async def explain_page(daemon: Daemon, ask: Ask) -> Reply:
+    snapshot = _snapshot(daemon)
+    if snapshot is None:
+        return failure(503, _NO_POLICY)
+    try:
+        return json_reply(explain.answer(snapshot, explain.question(ask)))
+    except explain.Unclear as unclear:
+        return failure(404, str(unclear), unclear.hint)
+
+
+async def metrics(daemon: Daemon, _: Ask) -> Reply:
+    return Reply(daemon.metrics.text(), content_type=CONTENT_TYPE)
+
+
+VIEWS: dict[str, View] = {
+    "/ready": ready,
+    "/status": status_page,
+    "/routes": routes,
+    "/connections": connections,
+    "/problems": problems,
+    "/snapshot": snapshot_page,
+    "/explain": explain_page,
+    "/metrics": metrics,
+}
+
+# What anybody on this box may ask over TCP: no names of files, no policy.
+PUBLIC = ("/metrics", "/ready")
+
+
+def handler(daemon: Daemon, paths: tuple[str, ...] = tuple(VIEWS)) -> Handler:
+    """Answers `paths` for httpd.serve."""
+
+    async def answer(ask: Ask) -> Reply:
+        if ask.path not in paths:
+            return failure(404, f"no page {ask.path}", f"there are {' '.join(paths)}")
+        return await VIEWS[ask.path](daemon, ask)
+
+    return answer
+
+
+def _snapshot(daemon: Daemon) -> Snapshot | None:
+    return daemon.published.snapshot if daemon.published else None

@@ -1,0 +1,87 @@
+"""The admin socket's place in the file system: made for us alone, and never taken from a daemon that lives."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import socket
+import stat
+from pathlib import Path
+
+import trio
+
+_LONGEST = 107  # bytes of a path: sockaddr_un's 108 with the NUL (unix(7))
+
+
+class AdminSocketError(Exception):
+    """The admin socket cannot be made; the message says why and what to do."""
+
+
+class AdminSocket:
+    """A listening Unix socket (0600), and the lock beside it that says which daemon is alive.
+
+    Theory of operation. The lock (flock(2)) lives as long as our process and no longer, so that a socket file without a lock is a
+    leftover, whatever killed its daemon. The socket is bound under another name, given its mode, and renamed over the old one: at
+    no moment can somebody else connect, or does the path lead nowhere.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Raises AdminSocketError: another daemon is alive, or the path is not usable."""
+        if len(os.fsencode(path)) > _LONGEST - 4:
+            raise AdminSocketError(f"{path}: a socket path may have {_LONGEST - 4} bytes; set adminSocket to a shorter one")
+        self.path = path
+        try:
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._lock = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        except OSError as error:
+            raise AdminSocketError(f"{path}: {error.strerror}; run as root, or set --socket to a path that may be written") from error
+        try:
+            self._take()
+            self._sock = self._listen()
+        except BaseException:
+            os.close(self._lock)
+            raise
+        self.listener = trio.SocketListener(trio.socket.from_stdlib_socket(self._sock))
+
+    def __repr__(self) -> str:
+        return f"<AdminSocket {self.path}>"
+
+    def close(self) -> None:
+        """Remove the socket and let go of the lock. Also outside trio, after the listener has been served."""
+        self._sock.close()
+        with contextlib.suppress(FileNotFoundError):
+            self.path.unlink()
+        os.close(self._lock)
+
+    def _take(self) -> None:
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            pid = os.pread(self._lock, 32, 0).decode("ascii", "replace").strip() or "unknown"
+            raise AdminSocketError(
+                f"edgemesh is already running as pid {pid} (it holds {self.path}.lock); stop it first, or give this one its own --socket"
+            ) from error
+        os.ftruncate(self._lock, 0)
+        os.pwrite(self._lock, f"{os.getpid()}\n".encode(), 0)
+
+    def _listen(self) -> socket.socket:
+        new = f"{self.path}.new"
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            with contextlib.suppress(FileNotFoundError):
+                if not stat.S_ISSOCK(self.path.lstat().st_mode):
+                    raise FileExistsError(errno.EEXIST, "is there, and is no socket")
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(new)
+            sock.bind(new)
+            os.chmod(new, 0o600)
+            sock.listen(16)
+            os.rename(new, self.path)
+        except OSError as error:
+            sock.close()
+            with contextlib.suppress(OSError):
+                os.unlink(new)
+            raise AdminSocketError(f"{self.path}: {error.strerror}; set --socket to a path that may be written") from error
+        return sock

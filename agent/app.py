@@ -1,0 +1,202 @@
+"""Assembly: one Node, whose parts run in one nursery, and the one list of what a new snapshot reaches."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import socket
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import trio
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.metrics_core import Metric
+
+import agent
+from agent import httpd
+from agent.accesslog import AccessLog, unblocking
+from agent.admin.api import PUBLIC, handler
+from agent.admin.listener import AdminSocket, AdminSocketError
+from agent.config import NodeConfig, Settings, parse_address
+from agent.kernel.condition import Condition
+from agent.kernel.ground import Ground
+from agent.metrics import Metrics
+from agent.sources.directory import read, watch
+from agent.state import State
+from agent.store import Published, Store
+from nodeproxy.context import Conn
+from nodeproxy.proxy import Proxy
+from nodeproxy.telemetry.report import Record
+from policy.model import Mesh, Problem, Where
+from policy.snapshot import Snapshot
+
+log = logging.getLogger("edgemesh")
+
+
+def run(directory: Path, overrides: Mapping[str, Any]) -> int:
+    """Run the daemon until SIGTERM or SIGINT. Answers the exit code."""
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    settings = Settings(overrides)
+    # Settings are needed before anything else runs; what is wrong with them is told again by the first build.
+    settings.read([raw for change in read(directory) for raw in change.objects or ()])
+    try:
+        admin = AdminSocket(Path(settings.config.admin_socket))
+    except AdminSocketError as error:
+        print(f"edgemesh: {error}", file=sys.stderr)
+        return 1
+    try:
+        trio.run(Node(directory, settings).run, admin, strict_exception_groups=True)
+    finally:
+        admin.close()
+    return 0
+
+
+class Node:
+    """The running daemon, as agent.status.Daemon shows it."""
+
+    def __init__(self, directory: Path, settings: Settings) -> None:
+        config = settings.config
+        self.version = agent.__version__
+        self.directory = str(directory)
+        self.started = time.time()
+        self.running = config  # what cannot change while we run is taken from here
+        self.metrics = Metrics(config.metrics_rows, self._gauges)
+        self.access_log = AccessLog(config.access_log, unblocking(sys.stdout.fileno()))
+        self.ground = Ground(config)
+        # Until the first build nothing is known, so nothing is admitted.
+        nothing = Snapshot(config.node, Mesh(egress=False))
+        self.proxy = Proxy(nothing, self.ground, config.limits, config.ports, self._record)
+        self.ground.serve(self.proxy.attach, self.proxy.detach)
+        self.proxy.context.dns_ttl = config.dns.ttl
+        self.store = Store(settings, State(Path(config.state_dir)))
+        self._own_problems: list[Problem] = []
+        self._told: frozenset[Problem] = frozenset()
+
+    async def run(self, admin: AdminSocket) -> None:
+        """Serve until a signal asks us to stop; a second one stops at once."""
+        async with trio.open_nursery() as nursery:
+            with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+                await nursery.start(self.proxy.run)
+                nursery.start_soon(self.ground.run)
+                nursery.start_soon(httpd.serve, admin.listener, handler(self))
+                if (listener := self._metrics_listener()) is not None:
+                    nursery.start_soon(httpd.serve, listener, handler(self, PUBLIC))
+                nursery.start_soon(self.access_log.run)
+                nursery.start_soon(self.store.run, self._follow, self.running)
+                nursery.start_soon(watch, Path(self.directory), self.store.apply, lambda: self.config.poll_interval)
+                log.info("edgemesh %s, node %s, manifests in %s", self.version, self.running.node, self.directory)
+                async for number in signals:
+                    log.info("%s: draining for at most %g s", signal.Signals(number).name, self.config.limits.drain_timeout)
+                    break
+                nursery.start_soon(self._stop, nursery.cancel_scope)
+                async for _ in signals:
+                    nursery.cancel_scope.cancel()
+
+    async def _stop(self, everything: trio.CancelScope) -> None:
+        await self.proxy.drain()
+        self.ground.release(open_node=self.config.on_stop == "open")
+        log.info(
+            "stopped; %s", "rules removed" if self.config.on_stop == "open" else "rules stay, and refuse every call until the next start"
+        )
+        everything.cancel()
+
+    async def _follow(self, published: Published) -> None:
+        """A new snapshot, to everything that it concerns, in this order."""
+        self.proxy.limit(published.config.limits)
+        cut = self.proxy.publish(published.snapshot)
+        self.ground.want(published.snapshot.workloads)
+        self.access_log.mode = published.config.access_log
+        self.metrics.retain([workload.key for workload in published.snapshot.workloads])
+        self._tell(published, cut)
+
+    def _tell(self, published: Published, cut: int) -> None:
+        """Say in the log what changed: each problem once."""
+        now = frozenset(self.problems)
+        for problem in sorted(now - self._told):
+            level = {"error": logging.ERROR, "warning": logging.WARNING}.get(problem.severity, logging.INFO)
+            log.log(level, "%s", problem)
+        gone = len(self._told - now)
+        self._told = now
+        snapshot = published.snapshot
+        log.info(
+            "snapshot %d in %.0f ms: %d workloads, %d services, %d rules%s%s",
+            published.number,
+            published.took * 1000,
+            len(snapshot.workloads),
+            len(snapshot.services),
+            len(snapshot.grants),
+            f"; {cut} connections cut" if cut else "",
+            f"; {gone} problems gone" if gone else "",
+        )
+
+    def _record(self, record: Record) -> None:
+        self.metrics(record)
+        self.access_log(record)
+
+    def _metrics_listener(self) -> trio.SocketListener | None:
+        address = parse_address(self.running.metrics_address)
+        if address is None:
+            return None
+        sock = socket.socket(socket.AF_INET6 if ":" in address[0] else socket.AF_INET, socket.SOCK_STREAM)
+        try:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            sock.bind(address)
+            sock.listen(16)
+        except OSError as error:
+            sock.close()
+            message = f"no metrics on {self.running.metrics_address}: {error.strerror}"
+            self._own_problems.append(Problem("warning", Where(), "NodeConfig metricsAddress", message, "set another metricsAddress"))
+            log.warning("%s", message)
+            return None
+        return trio.SocketListener(trio.socket.from_stdlib_socket(sock))
+
+    def _gauges(self) -> Iterator[Metric]:
+        """What is true just now, for the exporter."""
+        published = self.published
+        conditions = self.ground.conditions()
+        for name, value, meaning in (
+            ("edgemesh_snapshot_number", published.number if published else 0, "Builds of the policy snapshot since the start."),
+            ("edgemesh_snapshot_build_seconds", published.took if published else 0.0, "Time that the newest build took."),
+            ("edgemesh_connections_open", len(self.conns), "Captured connections that are open."),
+            ("edgemesh_workloads_captured", sum(c.captured for c in conditions.values()), "Workloads whose traffic is captured."),
+            ("edgemesh_workloads_uncaptured", sum(not c.captured for c in conditions.values()), "Workloads of this node that are not."),
+            ("edgemesh_capture_gaps", sum(c.gaps for c in conditions.values()), "Times that our rules were taken away and put back."),
+        ):
+            family = GaugeMetricFamily(name, meaning)
+            family.add_metric([], value)
+            yield family
+        problems = GaugeMetricFamily("edgemesh_problems", "Problems in the manifests and on the node.", labels=["severity"])
+        for severity in ("error", "warning", "notice"):
+            problems.add_metric([severity], sum(p.severity == severity for p in self.problems))
+        yield problems
+        info = GaugeMetricFamily("edgemesh_info", "Version and node.", labels=["version", "node"])
+        info.add_metric([self.version, self.running.node], 1)
+        yield info
+
+    # what agent.status.Daemon shows
+
+    @property
+    def config(self) -> NodeConfig:
+        return self.store.published.config if self.store.published else self.running
+
+    @property
+    def published(self) -> Published | None:
+        return self.store.published
+
+    @property
+    def problems(self) -> Sequence[Problem]:
+        return (*self.store.problems, *self._own_problems)
+
+    @property
+    def conns(self) -> Mapping[int, Conn]:
+        return self.proxy.context.conns
+
+    @property
+    def enforcing(self) -> bool:
+        return self.published is not None and self.ground.settled
+
+    def conditions(self) -> Mapping[str, Condition]:
+        return self.ground.report()

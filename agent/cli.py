@@ -1,0 +1,204 @@
+"""The command line: COMMANDS is the table of verbs; `main` finds one, runs it, and answers its exit code.
+
+Exit codes: 0 all is well; 1 the answer is no, or something is wrong; 2 the command line makes no sense; 3 no daemon answered.
+Each verb's code is imported when it runs, so that the daemon carries nothing that only people need.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import os
+import sys
+from argparse import ArgumentParser, Namespace
+from collections.abc import Callable, Sequence
+
+from msgspec import Struct
+
+import agent
+from agent.commands import NO, OK, UNREACHABLE, USAGE
+
+
+class Command(Struct, frozen=True):
+    """One verb. `run` gets the parsed arguments and answers the exit code."""
+
+    summary: str
+    arguments: Callable[[ArgumentParser], None]
+    run: Callable[[Namespace], int]
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Run one command line (default: the process's own). Raises SystemExit for --help and for lines that make no sense."""
+    words = sys.argv[1:] if words is None else words
+    parser = _parser()
+    if words and not words[0].startswith("-") and words[0] not in COMMANDS:
+        near = difflib.get_close_matches(words[0], COMMANDS, 1)
+        known = f"did you mean {near[0]}?" if near else f"commands: {', '.join(COMMANDS)}"
+        print(f"edgemesh: there is no command {words[0]!r}; {known}", file=sys.stderr)
+        return USAGE
+    arguments = parser.parse_args(words)
+    if arguments.command is None:
+        parser.print_help()
+        return USAGE
+    try:
+        code = COMMANDS[arguments.command].run(arguments)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # `edgemesh routes | head`: who read has seen enough. Python would complain again when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return OK
+    except KeyboardInterrupt:
+        return 130
+    return code
+
+
+def _parser() -> ArgumentParser:
+    listed = "\n".join(f"  {name:<13}{command.summary}" for name, command in COMMANDS.items())
+    codes = f"exit codes: {OK} all is well, {NO} the answer is no or something is wrong,\n  {USAGE} usage, {UNREACHABLE} no daemon answered"
+    parser = ArgumentParser(
+        prog="edgemesh",
+        usage="edgemesh COMMAND ...",
+        description="A service mesh for edge boxes: one daemon per node, no sidecars.",
+        epilog=f"commands (edgemesh COMMAND --help says more):\n{listed}\n\n{codes}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    verbs = parser.add_subparsers(dest="command", prog="edgemesh", help=argparse.SUPPRESS)
+    for name, command in COMMANDS.items():
+        # Without `help`, since argparse would list them a second time, and with the summaries of long names on lines of their own.
+        command.arguments(verbs.add_parser(name, description=f"{command.summary[:1].upper()}{command.summary[1:]}."))
+    return parser
+
+
+# arguments
+
+
+def _nothing(_: ArgumentParser) -> None:
+    """A verb without arguments."""
+
+
+def _run_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("--config", metavar="DIR", required=True, help="directory of manifests (*.yaml, *.yml, *.json), watched")
+    parser.add_argument("--node", metavar="NAME", help="this node's name (default: EDGEMESH_NODE, NodeConfig, the host name)")
+    parser.add_argument("--state-dir", metavar="DIR", help="what outlives a restart (default: NodeConfig, /var/lib/edgemesh)")
+    parser.add_argument("--socket", metavar="PATH", help="admin socket (default: EDGEMESH_SOCKET, NodeConfig, /run/edgemesh/edgemesh.sock)")
+    parser.add_argument("--metrics-address", metavar="HOST:PORT", help="where Prometheus may ask (default: NodeConfig, 127.0.0.1:15020)")
+    parser.add_argument("--access-log", choices=("off", "denied", "all"), help="lines on standard output (default: NodeConfig, denied)")
+
+
+def _check_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("directory", metavar="DIR", help="directory of manifests")
+    parser.add_argument("--node", metavar="NAME", help="check it as the node of this name would read it (default: the host name)")
+    _output(parser)
+
+
+def _reader_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("--socket", metavar="PATH", help="the daemon's socket (default: EDGEMESH_SOCKET, /run/edgemesh/edgemesh.sock)")
+    _output(parser)
+
+
+def _explain_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("src", metavar="SRC", help="the caller, a workload: NAMESPACE/NAME or NAME.NAMESPACE")
+    parser.add_argument("dst", metavar="DST", help="what is called: a service or a workload (service:NAME, workload:NAME say which)")
+    parser.add_argument("--port", type=_port, default=0, help="the port that is called (default: the only one)")
+    parser.add_argument("--method", default="", help="of an HTTP request (default: GET, when a path or a header is given)")
+    parser.add_argument("--path", default="", help="of an HTTP request")
+    parser.add_argument("--header", type=_header, action="append", default=[], metavar="NAME:VALUE", help="of an HTTP request; repeatable")
+    parser.add_argument("--udp", action="store_true", help="ask about datagrams")
+    parser.add_argument("--config", metavar="DIR", help="ask these manifests instead of the daemon")
+    parser.add_argument("--node", metavar="NAME", help="with --config: read them as the node of this name would")
+    _reader_arguments(parser)
+
+
+def _demo_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("--step", type=int, metavar="N", help="end after step N (1 to 9)")
+    parser.add_argument("--hold", action="store_true", help="go to the step and stay there until Ctrl-C, to try things")
+    parser.add_argument("--app", nargs="+", metavar="WORD", help=argparse.SUPPRESS)  # the demo runs its applications with it
+
+
+def _output(parser: ArgumentParser) -> None:
+    parser.add_argument("-o", "--output", choices=("table", "json"), default="table", help="what to print (default: table)")
+
+
+def _port(word: str) -> int:
+    if not word.isascii() or not word.isdigit() or not 0 < int(word) < 65536:
+        raise argparse.ArgumentTypeError(f"{word!r} is no number from 1 to 65535")
+    return int(word)
+
+
+def _header(word: str) -> tuple[str, str]:
+    name, colon, value = word.partition(":")
+    if not colon or not name.strip():
+        raise argparse.ArgumentTypeError(f"{word!r} is not NAME:VALUE")
+    return name.strip(), value.strip()
+
+
+# verbs
+
+
+def _run(arguments: Namespace) -> int:
+    from agent.commands.daemon import run
+
+    return run(arguments)
+
+
+def _check(arguments: Namespace) -> int:
+    from agent.commands.check import check
+
+    return check(arguments)
+
+
+def _status(arguments: Namespace) -> int:
+    from agent.commands.readers import status
+
+    return status(arguments)
+
+
+def _routes(arguments: Namespace) -> int:
+    from agent.commands.readers import routes
+
+    return routes(arguments)
+
+
+def _explain(arguments: Namespace) -> int:
+    from agent.commands.readers import explain
+
+    return explain(arguments)
+
+
+def _connections(arguments: Namespace) -> int:
+    from agent.commands.readers import connections
+
+    return connections(arguments)
+
+
+def _cleanup(arguments: Namespace) -> int:
+    from agent.commands.daemon import cleanup
+
+    return cleanup(arguments)
+
+
+def _demo(arguments: Namespace) -> int:
+    from agent.commands.daemon import demo
+
+    return demo(arguments)
+
+
+def _version(_: Namespace) -> int:
+    print(f"edgemesh {agent.__version__}")
+    return OK
+
+
+COMMANDS: dict[str, Command] = {
+    "run": Command("capture this node's workloads and apply policy to them, until stopped", _run_arguments, _run),
+    "check": Command("say everything that is wrong with a directory of manifests", _check_arguments, _check),
+    "status": Command("show the node, its workloads, what passes unseen, and problems", _reader_arguments, _status),
+    "routes": Command("show services: addresses, ports, endpoints, splits, who may call", _reader_arguments, _routes),
+    "explain": Command("say whether SRC may call DST, which rule says so, or what is missing", _explain_arguments, _explain),
+    "connections": Command("show what is open just now", _reader_arguments, _connections),
+    "cleanup": Command("remove every rule and route that edgemesh left on this node", _nothing, _cleanup),
+    "demo": Command("show the bookstore mesh in network namespaces of its own, step by step", _demo_arguments, _demo),
+    "version": Command("say which edgemesh this is", _nothing, _version),
+}
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,14 @@
+"""What each verb of the command line does. Only tables.py and terminal.py know rich; both are imported late.
+
+daemon.py    run, cleanup, demo: what acts on this node
+check.py     check: read a directory and say what is wrong with it
+readers.py   status, routes, connections, explain: ask the daemon, show the answer
+tables.py    answers -> what is shown: tables where there is room, blocks where there is not
+terminal.py  where it is shown: colour and width of a terminal, plain wide lines elsewhere
+"""
+
+# Exit codes.
+OK = 0
+NO = 1  # the answer is no, or something is wrong
+USAGE = 2  # the command line makes no sense
+UNREACHABLE = 3  # no daemon answered

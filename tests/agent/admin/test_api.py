@@ -1,0 +1,75 @@
+"""Every page of the admin API, asked of a daemon that is not running."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from agent.admin.api import PUBLIC, VIEWS, handler
+from agent.httpd import Ask
+from policy.snapshot import Snapshot
+
+
+async def get(daemon: Any, path: str, *query: tuple[str, str]) -> tuple[int, Any]:
+    reply = await handler(daemon)(Ask(path, query))
+    return reply.status, msgspec.json.decode(reply.body)
+
+
+async def test_every_page_answers(daemon: Any) -> None:
+    for path in VIEWS:
+        if path not in ("/explain", "/metrics"):
+            status, document = await get(daemon, path)
+            assert (path, status, type(document)) == (path, 200, list if path in ("/routes", "/connections", "/problems") else dict)
+
+
+async def test_before_the_first_build_nothing_is_pretended(daemon: Any) -> None:
+    daemon.published, daemon.enforcing = None, False
+    for path in ("/ready", "/routes", "/snapshot", "/explain"):
+        assert (await get(daemon, path))[0] == 503
+    status, document = await get(daemon, "/status")
+    assert (status, document["mode"], document["workloads"]) == (200, "starting", [])
+
+
+async def test_ready(daemon: Any) -> None:
+    assert await get(daemon, "/ready") == (200, {"ready": True})
+    daemon.enforcing = False
+    status, document = await get(daemon, "/ready")
+    assert (status, document["error"]) == (503, "the node's workloads are not all captured yet")
+
+
+async def test_problems(daemon: Any, problem: Any) -> None:
+    daemon.problems = [problem]
+    assert (await get(daemon, "/problems"))[1] == [
+        {
+            "severity": "error",
+            "file": "/etc/edgemesh/shop.yaml",
+            "line": 12,
+            "object": "TrafficTarget shop/buying",
+            "message": "unknown field spec.sourcs",
+            "hint": "did you mean sources?",
+        }
+    ]
+
+
+async def test_the_snapshot_is_its_own_bytes(daemon: Any) -> None:
+    reply = await handler(daemon)(Ask("/snapshot"))
+    assert msgspec.json.decode(reply.body, type=Snapshot) == daemon.published.snapshot
+
+
+async def test_explain(daemon: Any) -> None:
+    query = [("src", "shop/buyer"), ("dst", "workload:shop/store-v1"), ("path", "/buy"), ("method", "GET")]
+    status, document = await get(daemon, "/explain", *query)
+    assert (status, document["allowed"], document["rule"]) == (200, True, "TrafficTarget shop/buying")
+    status, document = await get(daemon, "/explain", ("src", "shop/nobody"), ("dst", "store"))
+    assert (status, document["error"]) == (404, "there is no workload 'shop/nobody'")
+    assert "shop/buyer" in document["hint"]
+
+
+async def test_metrics_and_what_anybody_may_ask(daemon: Any) -> None:
+    public = handler(daemon, PUBLIC)
+    reply = await public(Ask("/metrics"))
+    assert reply.content_type.startswith("text/plain")
+    assert b"process_cpu_seconds_total" in reply.body
+    reply = await public(Ask("/snapshot"))
+    assert (reply.status, msgspec.json.decode(reply.body)["hint"]) == (404, "there are /metrics /ready")
