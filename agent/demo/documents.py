@@ -1,0 +1,80 @@
+"""The documents that the demo puts before the mesh: fixed ones from the folder `manifests`, and those that know the network."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from agent.demo.plan import Host
+
+if TYPE_CHECKING:
+    from agent.demo.network import Network
+
+# host -> (namespace, service account, labels). em-outsider is missing on purpose: it is not in the mesh.
+MEMBERS: dict[str, tuple[str, str, dict[str, str]]] = {
+    "bookbuyer": ("bookbuyer", "bookbuyer", {"app": "bookbuyer"}),
+    "bookthief": ("bookthief", "bookthief", {"app": "bookthief"}),
+    "bookstore-v1": ("bookstore", "bookstore", {"app": "bookstore", "version": "v1"}),
+    "bookstore-v2": ("bookstore", "bookstore-v2", {"app": "bookstore", "version": "v2"}),
+    "bookwarehouse": ("bookwarehouse", "bookwarehouse", {"app": "bookwarehouse"}),
+    "mysql": ("bookwarehouse", "mysql", {"app": "mysql"}),
+}
+
+
+def fixed(name: str) -> str:
+    """The text of manifests/NAME, as it stands."""
+    return (resources.files("agent.demo") / "manifests" / name).read_text()
+
+
+def workload(host: Host, network: Network) -> str:
+    """The Workload of one host. JSON is YAML."""
+    namespace, account, labels = MEMBERS[host.name]
+    return _document(
+        "edgemesh.io/v1alpha1",
+        "Workload",
+        {"name": host.name, "namespace": namespace},
+        {
+            "serviceAccount": account,
+            "labels": labels,
+            "addresses": [host.address4, *([host.address6] if network.ipv6 else [])],
+            "netns": network.name(host.name),
+        },
+    )
+
+
+def node_config(folder: Path, metrics: str) -> str:
+    """Settings that keep the demo's daemon apart from one that the box may already run. `metrics` is host:port."""
+    spec = {"node": "demo", "adminSocket": str(folder / "admin.sock"), "stateDir": str(folder / "state"), "metricsAddress": metrics}
+    return _document("edgemesh.io/v1alpha1", "NodeConfig", {"name": "default"}, spec)
+
+
+class Folder:
+    """The directory that `edgemesh run --config` watches."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        path.mkdir(parents=True, exist_ok=True)
+
+    def put(self, name: str, text: str) -> None:
+        """Whole or not at all: written under another name, then renamed."""
+        temporary = self.path / f".{name}.new"
+        temporary.write_text(text)
+        os.replace(temporary, self.path / name)
+
+    def hold_exactly(self, files: dict[str, str]) -> None:
+        """Make the folder hold these files (name -> text) and no others; new ones first, so that nothing is missing in between."""
+        for name, text in files.items():
+            path = self.path / name
+            if not path.exists() or path.read_text() != text:
+                self.put(name, text)
+        for path in self.path.glob("*.yaml"):
+            if path.name not in files:
+                path.unlink()
+
+
+def _document(version: str, kind: str, metadata: Mapping[str, str], spec: Mapping[str, object]) -> str:
+    return json.dumps({"apiVersion": version, "kind": kind, "metadata": metadata, "spec": spec}, indent=2) + "\n"

@@ -1,0 +1,171 @@
+"""The demo's network: one namespace for each application, joined by a bridge that stands for the node's switch.
+
+    em-bookbuyer   em-bookthief   em-bookstore-v1  ...  em-outsider     one address of each family on eth0, default routes
+         |              |               |                    |
+    +----+--------------+---------------+--------------------+----+
+    |                   bridge in em-node                         |    10.71.0.1, fd71:656d::1: the gateway and the resolver
+    +-------------------------------------------------------------+
+
+Nobody listens on the bridge's address. Applications are told that their resolver is there; in a workload of the mesh the daemon
+answers such questions itself, and in em-outsider, which is not in the mesh, they stay unanswered: that is what a stranger sees.
+Only this file touches pyroute2.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import signal
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+from pyroute2 import IPRoute, netns
+from pyroute2.netlink.exceptions import NetlinkError
+
+from agent.demo.plan import BITS4, BITS6, GATEWAY4, GATEWAY6, HOSTS, NSSWITCH, PREFIX, RESOLV_CONF, Host
+
+IFA_F_NODAD = 0x02  # linux/if_addr.h: usable at once; nobody else is on this bridge to ask for duplicates
+RUN = Path("/run/netns")
+ETC = Path("/etc/netns")
+
+
+class Network:
+    """Made on entry, gone on exit, whatever happened in between. `ipv6` is False where the kernel has none.
+
+    Raises OSError or NetlinkError when the kernel does not let us (no CAP_NET_ADMIN, or no CAP_SYS_ADMIN for namespaces).
+    """
+
+    def __init__(self, hosts: Iterable[Host] = HOSTS, prefix: str = PREFIX, configure_names: bool = True) -> None:
+        self.hosts = tuple(hosts)
+        self.prefix = prefix
+        self.configure_names = configure_names  # False: /etc is not ours to write; the caller took care of resolv.conf
+        self.ipv6 = Path("/proc/sys/net/ipv6").exists()
+
+    def __enter__(self) -> Network:
+        remove_leftovers(self.prefix)
+        try:
+            with _signals_held():
+                self._make()
+        except BaseException:
+            remove_leftovers(self.prefix)
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        remove_leftovers(self.prefix)
+
+    def name(self, host: str) -> str:
+        return self.prefix + host
+
+    def _make(self) -> None:
+        node = self.name("node")
+        self._namespace(node)
+        for host in self.hosts:
+            self._namespace(self.name(host.name))
+        with IPRoute(netns=node) as ip:
+            ip.link("set", index=1, state="up")
+            bridge = _link(ip, "bridge0", kind="bridge")
+            self._addresses(ip, bridge, GATEWAY4, GATEWAY6)
+            for host in self.hosts:
+                port = _link(ip, f"port{host.number}", kind="veth", peer={"ifname": "eth0", "net_ns_fd": self.name(host.name)})
+                ip.link("set", index=port, master=bridge, state="up")
+        for host in self.hosts:
+            with IPRoute(netns=self.name(host.name)) as ip:
+                ip.link("set", index=1, state="up")
+                (eth0,) = ip.link_lookup(ifname="eth0")
+                ip.link("set", index=eth0, state="up")
+                self._addresses(ip, eth0, host.address4, host.address6)
+                ip.route("add", dst="default", gateway=GATEWAY4)
+                if self.ipv6:
+                    ip.route("add", dst="default", gateway=GATEWAY6, family=10)
+
+    def _namespace(self, name: str) -> None:
+        netns.create(name)
+        if not (RUN / name).exists():
+            raise OSError(errno.EPERM, "the kernel refused to make a network namespace", name)
+        if self.configure_names:
+            folder = ETC / name
+            folder.mkdir(parents=True)
+            (folder / "resolv.conf").write_text(RESOLV_CONF)
+            if Path("/etc/nsswitch.conf").exists():  # `ip netns exec` can only cover a file that is there
+                (folder / "nsswitch.conf").write_text(NSSWITCH)
+
+    def _addresses(self, ip: IPRoute, index: int, address4: str, address6: str) -> None:
+        ip.link("set", index=index, state="up")
+        ip.addr("add", index=index, address=address4, prefixlen=BITS4)
+        if self.ipv6:
+            try:
+                ip.addr("add", index=index, address=address6, prefixlen=BITS6, flags=IFA_F_NODAD)
+            except NetlinkError:  # net.ipv6.conf.default.disable_ipv6 = 1
+                self.ipv6 = False
+
+
+def remove_leftovers(prefix: str = PREFIX) -> None:
+    """End every process inside our namespaces, then remove the namespaces and what tells `ip netns exec` about their resolver."""
+    names = [path.name for path in RUN.glob(f"{prefix}*")] if RUN.exists() else []
+    _end_processes([RUN / name for name in names])
+    for name in names:
+        with contextlib.suppress(FileNotFoundError):
+            netns.remove(name)
+    for folder in ETC.glob(f"{prefix}*") if ETC.exists() else ():
+        for file in folder.iterdir():
+            file.unlink()
+        folder.rmdir()
+    with contextlib.suppress(OSError):  # not empty: others use it; not there: nothing to do
+        ETC.rmdir()
+
+
+@contextlib.contextmanager
+def _signals_held() -> Iterator[None]:
+    """Signals wait until we are done. pyroute2 enters a namespace in a forked copy of us and ends that copy by SIGTERM: with the
+    demo's handler the copy would unwind as we do on Ctrl-C, and take down what we are just building."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM, signal.SIGHUP))
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _link(ip: IPRoute, name: str, **attributes: object) -> int:
+    ip.link("add", ifname=name, **attributes)
+    (index,) = ip.link_lookup(ifname=name)
+    return int(index)
+
+
+def _end_processes(namespaces: list[Path], patience: float = 3.0, clock: Callable[[], float] = time.monotonic) -> None:
+    """SIGTERM, then after `patience` seconds SIGKILL, to whoever runs in these namespaces; a namespace lives as long as they do."""
+    wanted = set()
+    for path in namespaces:
+        with contextlib.suppress(OSError):
+            wanted.add(_identity(path))
+    deadline = clock() + patience
+    first = True
+    while running := list(_processes_in(wanted)):
+        late = clock() > deadline
+        if clock() > deadline + patience:
+            return  # stuck in the kernel: the namespace's name goes anyway
+        if first or late:
+            for pid in running:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL if late else signal.SIGTERM)
+        first = False
+        time.sleep(0.05)
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    """What tells one namespace from another (namespaces(7)): an inode number is only unique within its device."""
+    status = path.stat()
+    return status.st_dev, status.st_ino
+
+
+def _processes_in(namespaces: set[tuple[int, int]]) -> Iterator[int]:
+    if not namespaces:
+        return
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and int(entry.name) != os.getpid():
+            with contextlib.suppress(OSError):
+                # A zombie has no namespace any more; its parent will collect it.
+                if _identity(entry / "ns/net") in namespaces:
+                    yield int(entry.name)

@@ -1,0 +1,71 @@
+"""The processes of one demo: each started in its namespace with a log file, all ended in reverse order."""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+from agent.demo.surroundings import environment
+
+# Seconds from SIGTERM to SIGKILL. The daemon lets running connections end; the rest has nothing to lose, and a MariaDB that is
+# still starting does not hear SIGTERM at all.
+PATIENCE = {"edgemesh": 15.0}
+
+
+class Processes:
+    def __init__(self, logs: Path) -> None:
+        self._logs = logs
+        self._running: dict[str, subprocess.Popen[bytes]] = {}
+        logs.mkdir(parents=True, exist_ok=True)
+
+    def __enter__(self) -> Processes:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for name in reversed(list(self._running)):
+            self.stop(name)
+
+    def start(self, name: str, command: Sequence[str], namespace: str = "") -> None:
+        """Start `command`, inside `namespace` when one is given. It ends when we do, even by SIGKILL (PR_SET_PDEATHSIG)."""
+        inside = ("ip", "netns", "exec", namespace) if namespace else ()
+        with self._log(name).open("wb") as log:
+            self._running[name] = subprocess.Popen(
+                ["setpriv", "--pdeathsig", "TERM", "--", *inside, *command],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=environment(),
+                start_new_session=True,  # Ctrl-C is ours to hear; we end them in order
+            )
+
+    def has(self, name: str) -> bool:
+        return name in self._running
+
+    def stop(self, name: str, patience: float | None = None) -> None:
+        """SIGTERM, and SIGKILL when it has not ended after `patience` seconds (None: what suits it)."""
+        process = self._running.pop(name, None)
+        if process is None:
+            return
+        process.terminate()
+        try:
+            process.wait(PATIENCE.get(name, 3.0) if patience is None else patience)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+    def ended(self) -> str:
+        """What ended although nobody asked it to, with the end of its log; "" when all is well."""
+        for name, process in self._running.items():
+            if process.poll() is not None:
+                return f"{name} ended with status {process.returncode}:\n{self.tail(name)}"
+        return ""
+
+    def tail(self, name: str, lines: int = 15) -> str:
+        with contextlib.suppress(FileNotFoundError):
+            return "\n".join(self._log(name).read_text(errors="replace").splitlines()[-lines:])
+        return ""
+
+    def _log(self, name: str) -> Path:
+        return self._logs / f"{name}.log"

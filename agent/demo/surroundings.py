@@ -1,0 +1,121 @@
+"""What the demo needs of the box: programs, the right to make namespaces, and a /run and a resolver that it may write.
+
+As root with a writable /etc the demo works in the box's own mount namespace, so that `ip netns exec em-bookthief curl ...` works
+from any other terminal. Otherwise it re-executes itself under `unshare`: without root in a user namespace of its own, where it is
+root over nothing but what it makes there.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+import agent
+from agent.demo.plan import RESOLV_CONF
+
+PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+NEEDED = {"ip": "iproute2", "curl": "curl", "unshare": "util-linux", "setpriv": "util-linux", "mount": "mount"}  # program: Debian package
+_INSIDE = "EDGEMESH_DEMO_INSIDE"  # set when we re-executed ourselves: a second time would not help
+_UID_MAP = Path("/proc/self/uid_map")
+_WHOLE_BOX = ["0", "0", "4294967295"]  # what it says outside any user namespace (user_namespaces(7))
+
+
+class Unsuited(Exception):  # noqa: N818 - it is an answer for people, not a fault
+    """The demo cannot run here; the message says what to do about it."""
+
+
+def find(program: str) -> str | None:
+    """The program's path; also where a user's PATH does not look (/usr/sbin holds ip and mariadbd)."""
+    return shutil.which(program, path=f"{os.environ.get('PATH', '')}:{PATH}")
+
+
+def self_command() -> list[str]:
+    """The words that run this same edgemesh again, whether it is a source tree, an installed package or one binary."""
+    if "__compiled__" in globals() or getattr(sys, "frozen", False):
+        return [str(Path(sys.argv[0]).resolve())]
+    return [sys.executable, "-m", "agent"]
+
+
+def environment() -> dict[str, str]:
+    """Our environment for children: they find the same packages as we do, and the programs in /usr/sbin.
+
+    EDGEMESH_SOCKET and its like speak of the box's own daemon, and would win over the settings of the demo's.
+    """
+    found = {name: value for name, value in os.environ.items() if not name.startswith("EDGEMESH_")}
+    found["PATH"] = f"{found.get('PATH', '')}:{PATH}".lstrip(":")
+    root = str(Path(agent.__file__).resolve().parent.parent)
+    found["PYTHONPATH"] = os.pathsep.join(filter(None, [root, found.get("PYTHONPATH", "")]))
+    return found
+
+
+def prepare(arguments: Sequence[str]) -> bool:
+    """Make sure that the demo can work here; may replace this process by one under `unshare` running `demo` with `arguments`.
+
+    True when we are in a mount namespace of our own, which other terminals must enter first. Raises Unsuited.
+    """
+    missing = sorted({package for program, package in NEEDED.items() if find(program) is None})
+    if missing:
+        raise Unsuited(f"the demo needs {', '.join(missing)}: sudo apt-get install {' '.join(missing)}")
+    if _in_user_namespace() or _INSIDE in os.environ:
+        if os.geteuid() != 0:
+            raise Unsuited("in this user namespace we are not root: start it with `unshare --user --map-root-user --net --mount`")
+        _own_run_and_resolver()
+        return True
+    if os.geteuid() != 0 or not os.access("/etc", os.W_OK):
+        _reexecute(arguments)
+    return False
+
+
+def _reexecute(arguments: Sequence[str]) -> NoReturn:
+    flags = ["--net", "--mount"] if os.geteuid() == 0 else ["--user", "--map-root-user", "--net", "--mount"]
+    tried = subprocess.run([find("unshare") or "unshare", *flags, "true"], capture_output=True, text=True, check=False, env=environment())
+    if tried.returncode:
+        raise Unsuited(
+            f"`unshare {' '.join(flags)}` failed: {tried.stderr.strip()}. Run the demo as root (sudo), or allow user namespaces: "
+            "sysctl kernel.unprivileged_userns_clone=1 (Debian), kernel.apparmor_restrict_unprivileged_userns=0 (Ubuntu), "
+            "user.max_user_namespaces greater than 0"
+        )
+    command = [find("unshare") or "unshare", *flags, *self_command(), "demo", *arguments]
+    os.execve(command[0], command, environment() | {_INSIDE: "1"})  # noqa: S606
+
+
+def enter_command(private: bool) -> str:
+    """What a person writes before a command in another terminal to be where the demo is; "" when that is the box itself."""
+    if not private:
+        return ""
+    user = "--user --preserve-credentials " if _in_user_namespace() else ""
+    return f"nsenter --target {os.getpid()} {user}--net --mount "
+
+
+def _in_user_namespace() -> bool:
+    return _UID_MAP.read_text().split() != _WHOLE_BOX
+
+
+def _own_run_and_resolver() -> None:
+    """A /run of our own for `ip netns`, and our resolv.conf over the box's; both are seen by nobody outside and vanish with us."""
+    resolver = Path("/etc/resolv.conf")
+    subprocess.run(["ip", "link", "set", "lo", "up"], check=False, env=environment())  # a new network namespace starts with it down
+    if not os.access("/run", os.W_OK):
+        _mount("-t", "tmpfs", "-o", "mode=755", "edgemesh-demo", "/run")
+    target = resolver.resolve()
+    if not target.exists():  # systemd-resolved keeps it in the /run that we have just covered
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(RESOLV_CONF)
+        return
+    ours = Path("/run/edgemesh-demo-resolv.conf")
+    ours.write_text(RESOLV_CONF)
+    _mount("--bind", str(ours), str(target))
+
+
+def _mount(*arguments: str) -> None:
+    done = subprocess.run([find("mount") or "mount", *arguments], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise Unsuited(
+            f"`mount {' '.join(arguments)}` failed: {done.stderr.strip()}. The demo needs a mount namespace of its own: "
+            "unshare --user --map-root-user --net --mount edgemesh demo"
+        )

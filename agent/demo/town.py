@@ -1,0 +1,148 @@
+"""The demo's town: network, applications, database and the mesh daemon, brought up and taken down as one."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from agent.demo import apps, documents
+from agent.demo.database import STAND_IN_NOTE, MariaDbServer, installed
+from agent.demo.judge import Sample
+from agent.demo.network import Network
+from agent.demo.plan import PREFIX
+from agent.demo.processes import Processes
+from agent.demo.steps import Step
+from agent.demo.surroundings import self_command
+
+METRICS = "127.0.0.1:15021"  # not 15020: the box may run a mesh of its own
+FASTER = 5  # the original sleeps a second between rounds and up to 0.75 s over a sale; steps should take seconds
+SETTINGS = (f"interval={1 / FASTER}", f"pause_least={0.150 / FASTER}", f"pause_most={0.749 / FASTER}", "retry=1")
+COUNTERS = {
+    "bookbuyer": ("bookbuyer", "booksBought"),
+    "bookthief": ("bookthief", "booksStolen"),
+    "bookstore-v1": ("bookstore-v1", "booksSold"),
+    "bookstore-v2": ("bookstore-v2", "booksSold"),
+    "bookwarehouse": ("bookwarehouse", "restocked"),
+    "mysql": ("bookwarehouse", "stored"),
+}
+START_SECONDS = 30.0  # a slow box starts seven Python processes and a database
+
+
+class StartFailed(Exception):  # noqa: N818 - reads as what happened
+    """Something of the demo did not come up; the message holds the end of its log."""
+
+
+class Town:
+    """Enter it to have everything but the daemon's readiness; leave it and nothing remains."""
+
+    def __init__(self, folder: Path, private: bool, prefix: str = PREFIX) -> None:
+        self.folder = folder
+        self.socket = folder / "admin.sock"
+        self.database: MariaDbServer | None = installed()
+        self.network = Network(prefix=prefix, configure_names=not private)
+        self._stack = contextlib.ExitStack()
+
+    @property
+    def notes(self) -> list[str]:
+        return [] if self.database else [STAND_IN_NOTE]
+
+    def __enter__(self) -> Town:
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self.folder.mkdir(parents=True, mode=0o700)
+        try:
+            self._stack.callback(shutil.rmtree, self.folder, ignore_errors=True)
+            self._stack.enter_context(self.network)
+            self.config = documents.Folder(self.folder / "config")
+            self.processes = self._stack.enter_context(Processes(self.folder / "logs"))
+            self._start_applications()
+        except BaseException:
+            self._stack.close()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def apply(self, step: Step) -> None:
+        """Make the watched folder say what `step` says, and deploy or remove bookstore-v2 with it."""
+        hosts = [host for host in self.network.hosts if host.name in documents.MEMBERS and (host.name != "bookstore-v2" or step.has_v2)]
+        files = {name: documents.fixed(source) for name, source in step.files.items()}
+        files |= {f"workload-{host.name}.yaml": documents.workload(host, self.network) for host in hosts}
+        files["node.yaml"] = documents.node_config(self.folder, METRICS)
+        if step.has_v2 and not self.processes.has("bookstore-v2"):
+            self._application("bookstore-v2", "bookstore", "identity=bookstore-v2")
+        if not step.has_v2:
+            self.processes.stop("bookstore-v2")
+        self.config.hold_exactly(files)
+
+    def start_mesh(self, ready: Callable[[], bool]) -> None:
+        """Start `edgemesh run` on the folder and wait until `ready()`. StartFailed with the end of its log."""
+        self.processes.start("edgemesh", [*self_command(), "run", "--config", str(self.config.path)])
+        self._wait("edgemesh", ready)
+
+    def sample(self) -> Sample:
+        """Every counter, read over Unix sockets."""
+        counts: dict[str, int] = {}
+        tries: dict[str, int] = {}
+        last: dict[str, str] = {}
+        for application in dict.fromkeys(application for application, _ in COUNTERS.values()):
+            with contextlib.suppress(OSError, http.client.HTTPException):
+                raw, calls = (apps.ask(self.control(application), page) for page in ("/raw", "/calls"))
+                for owner, (answering, counter) in COUNTERS.items():
+                    if answering == application:
+                        counts[owner] = int(raw[counter])
+                tries[application], last[application] = int(calls["calls"]), str(calls["last"])
+        return Sample(time.monotonic(), counts, tries, last)
+
+    def stored(self) -> int:
+        """What the database itself says that it holds. OSError when it does not answer."""
+        if self.database:
+            return self.database.total(self.folder / "mysql")
+        return int(apps.ask(self.control("mysql"), "/raw")["total"])
+
+    def control(self, application: str) -> Path:
+        return self.folder / f"{application}.sock"
+
+    def _start_applications(self) -> None:
+        if self.database:
+            self.processes.start("mysql", self.database.command(self.folder / "mysql"), self.network.name("mysql"))
+        else:
+            self._application("mysql", "database", "port=3306")
+        client = f"client={self.database.client}" if self.database else "client="
+        self._application("bookwarehouse", "bookwarehouse", client)
+        self._application("bookstore-v1", "bookstore", "identity=bookstore-v1")
+        self._application("bookthief", "bookthief")
+        self._application("bookbuyer", "bookbuyer")
+        for name in ("bookwarehouse", "bookstore-v1", "bookthief", "bookbuyer"):
+            self._wait(name, lambda name=name: self._answers(name))  # type: ignore[misc]
+        self._wait("mysql", self._database_up)
+
+    def _application(self, host: str, application: str, *settings: str) -> None:
+        words = [application, f"control={self.control(host)}", *SETTINGS, *settings]
+        self.processes.start(host, [*self_command(), "demo", "--app", *words], self.network.name(host))
+
+    def _answers(self, application: str) -> bool:
+        try:
+            apps.ask(self.control(application), "/raw")
+        except (OSError, http.client.HTTPException):
+            return False
+        return True
+
+    def _database_up(self) -> bool:
+        try:
+            self.stored()
+        except (OSError, http.client.HTTPException):
+            return False
+        return True
+
+    def _wait(self, name: str, up: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + START_SECONDS
+        while not up():
+            ended = self.processes.ended()
+            if ended or time.monotonic() > deadline:
+                raise StartFailed(ended or f"{name} was not ready after {START_SECONDS:.0f} s:\n{self.processes.tail(name)}")
+            time.sleep(0.1)
