@@ -38,11 +38,12 @@ _OTHER: Key = (OTHER, OTHER, OTHER, OTHER, OTHER)
 class Row:
     """The counts of one pair of workloads."""
 
-    __slots__ = ("buckets", "bytes_in", "bytes_out", "connections", "denials", "duration", "requests")
+    __slots__ = ("buckets", "bytes_in", "bytes_out", "connections", "denials", "duration", "requests", "streams")
 
     def __init__(self) -> None:
         self.requests: dict[tuple[str, str], int] = {}  # by class of status ("2xx") and flag
         self.connections: dict[str, int] = {}  # by flag
+        self.streams = 0  # of these, those that carried no HTTP: the calls that are not in `requests`
         self.denials: dict[str, int] = {}  # by reason
         self.buckets = [0] * (len(BUCKETS) + 1)  # not cumulative
         self.duration = 0.0
@@ -65,6 +66,7 @@ class Row:
             self.requests[outcome] = self.requests.get(outcome, 0) + count
         self.buckets = [a + b for a, b in zip(self.buckets, other.buckets, strict=True)]
         self.duration += other.duration
+        self.streams += other.streams
         self.bytes_in += other.bytes_in
         self.bytes_out += other.bytes_out
 
@@ -92,6 +94,9 @@ class Metrics:
             row.duration += record.duration
         else:
             row.connections[record.flag] = row.connections.get(record.flag, 0) + 1
+            if record.protocol == "http":
+                return  # its requests were counted, with their bytes and denials
+            row.streams += 1
         row.bytes_in += record.bytes_in
         row.bytes_out += record.bytes_out
         if record.flag in DENIAL_FLAGS:

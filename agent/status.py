@@ -64,8 +64,8 @@ class Traffic(Struct):
 
     requests_out: int = 0
     requests_in: int = 0
-    connections_out: int = 0
-    connections_in: int = 0
+    streams_out: int = 0  # connections that carried no HTTP
+    streams_in: int = 0
     denied_out: int = 0
     denied_in: int = 0
     open: int = 0
@@ -174,13 +174,13 @@ def traffic_of(metrics: Metrics, conns: Iterable[Conn]) -> dict[str, Traffic]:
     found: dict[str, Traffic] = {}
     for key, row in metrics.rows.items():
         source, destination = f"{key[1]}/{key[2]}", f"{key[3]}/{key[4]}"
-        requests, connections = sum(row.requests.values()), sum(row.connections.values())
+        requests = sum(row.requests.values())
         caller, called = found.setdefault(source, Traffic()), found.setdefault(destination, Traffic())
         caller.requests_out += requests
-        caller.connections_out += connections
+        caller.streams_out += row.streams
         caller.denied_out += row.denied
         called.requests_in += requests
-        called.connections_in += connections
+        called.streams_in += row.streams
         called.denied_in += row.denied
     for conn in conns:
         found.setdefault(conn.workload.key, Traffic()).open += 1

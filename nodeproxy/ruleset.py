@@ -151,9 +151,9 @@ def workload_ruleset(
         # What reached the end of output without being redirected, though it should have been: a foreign rule was first.
         Rule("guard", (LO_OUT,), "accept"),
         Rule("guard", (us,), "accept"),
-        Rule("guard", (UDP,), "count"),
         Rule("guard", (Match("reply"),), "accept"),
         Rule("guard", (Match("dnat"),), "accept"),
+        Rule("guard", (UDP,), "count"),
         *[Rule("guard", e, "accept") for e in excluded],
     ]
     if exclusions.outbound_only_cidrs:
@@ -224,8 +224,8 @@ def host_ruleset(marks: Marks, cgroup: Cgroup, units: tuple[Unit, ...], ranges: 
                 Rule("in", (Match("iif", "lo", True), Match("local"), TCP, it, Match("port-in", f"in_ports_{number}")), "accept"),
                 Rule("in", (Match("iif", "lo", True), Match("local"), TCP, it), "redirect", unit.ports.inbound),
             ]
-            guard.append(Rule("guard", (UDP, it), "count"))
             guard += [Rule("guard", (it, *e), "accept") for e in (*excluded, (Match("reply"),), (Match("dnat"),))]
+            guard.append(Rule("guard", (UDP, it), "count"))
             guard += [Rule("guard", (it, TCP, *o), "reject") for o in only]
             over_lo += [
                 Rule("over_lo", (LO_IN, TCP, it, Match("port-in", f"in_ports_{number}")), "accept"),

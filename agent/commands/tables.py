@@ -101,7 +101,7 @@ def status(document: Document, now: float | None = None) -> Iterable[Any]:
     rows = Rows("workload", "identity", "state", "where", "calls out", "calls in", "denied", "open", empty="no workloads")
     for item in document["workloads"]:
         traffic = item["traffic"]
-        out, called = (traffic[f"requests_{way}"] + traffic[f"connections_{way}"] for way in ("out", "in"))
+        out, called = (traffic[f"requests_{way}"] + traffic[f"streams_{way}"] for way in ("out", "in"))
         denied = traffic["denied_out"] + traffic["denied_in"]
         rows.add(
             Text(item["workload"], style="bold"),

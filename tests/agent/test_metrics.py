@@ -51,17 +51,27 @@ def test_a_duration_on_a_bound_belongs_below_it(daemon: Any) -> None:
 
 def test_denials_by_reason(daemon: Any) -> None:
     daemon.record("shop/thief", "shop/store-v1", status=403, flag="denied", detail="no-rule: no TrafficTarget")
-    daemon.record("shop/thief", "shop/store-v1", kind="connection", flag="cut")
+    daemon.record("shop/thief", "shop/store-v1", kind="connection", protocol="tcp", flag="cut")
     daemon.record("shop/thief", "shop/store-v1", status=421, flag="misdirected", detail="anything: a caller may say")
     found = {name.partition(",reason=")[2]: value for name, value in samples(daemon.metrics).items() if "denials" in name}
     assert found == {"no-rule}": 1, "cut}": 1, "misdirected}": 1}
 
 
 def test_connections_are_not_requests(daemon: Any) -> None:
-    daemon.record("shop/buyer", "shop/store-v1", kind="connection", bytes_in=5)
+    daemon.record("shop/buyer", "shop/store-v1", kind="connection", protocol="tcp", bytes_in=5)
     found = samples(daemon.metrics)
     assert found[f"edgemesh_connections_total{{{PAIR}}}"] == 1
+    assert found[f"edgemesh_bytes_total{{{PAIR},flow=received}}"] == 5
     assert not any("request" in name for name in found)
+
+
+def test_an_http_connection_does_not_count_again_what_its_requests_did(daemon: Any) -> None:
+    daemon.record("shop/buyer", "shop/store-v1", status=403, flag="cut", bytes_in=5)
+    daemon.record("shop/buyer", "shop/store-v1", kind="connection", flag="cut", bytes_in=5)
+    found = samples(daemon.metrics)
+    assert found[f"edgemesh_connections_total{{{PAIR},flag=cut}}"] == 1
+    assert found[f"edgemesh_denials_total{{{PAIR},reason=cut}}"] == 1
+    assert found[f"edgemesh_bytes_total{{{PAIR},flow=received}}"] == 5
 
 
 def test_who_is_not_known_is_said(daemon: Any) -> None:
@@ -82,7 +92,7 @@ def test_rows_have_an_end_and_sums_never_fall(daemon: Any) -> None:
     for source in ("shop/buyer", "shop/thief", "shop/far"):
         for _ in range(2):
             daemon.record(source, "shop/store-v1", status=200)
-            daemon.record(source, "shop/store-v1", kind="connection", flag="cut")
+            daemon.record(source, "shop/store-v1", kind="connection", protocol="tcp", flag="cut")
     assert [key[2] for key in daemon.metrics.rows] == ["buyer", "thief", "other"]
 
     def total() -> float:

@@ -46,12 +46,12 @@ def test_a_pod_that_is_left_alone(daemon: Any) -> None:
 def test_traffic_counts_for_both_ends(daemon: Any) -> None:
     daemon.record("shop/buyer", "shop/store-v1", status=200)
     daemon.record("shop/buyer", "shop/store-v1", status=200)
-    daemon.record("shop/thief", "shop/store-v1", kind="connection", flag="denied", detail="no-rule: x")
+    daemon.record("shop/thief", "shop/store-v1", kind="connection", protocol="tcp", flag="denied", detail="no-rule: x")
     daemon.conns = {1: SimpleNamespace(workload=daemon.snapshot.workload("shop/buyer"))}
     traffic = status.traffic_of(daemon.metrics, daemon.conns.values())
     assert traffic["shop/buyer"] == status.Traffic(requests_out=2, open=1)
-    assert traffic["shop/thief"] == status.Traffic(connections_out=1, denied_out=1)
-    assert traffic["shop/store-v1"] == status.Traffic(requests_in=2, connections_in=1, denied_in=1)
+    assert traffic["shop/thief"] == status.Traffic(streams_out=1, denied_out=1)
+    assert traffic["shop/store-v1"] == status.Traffic(requests_in=2, streams_in=1, denied_in=1)
 
 
 def test_holes_are_said(daemon: Any) -> None:

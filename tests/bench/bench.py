@@ -1,9 +1,9 @@
 """Measure edgemesh beside nginx and HAProxy, in one run and one topology, and write BENCHMARKS.md.
 
-Three network namespaces on one bridge: a client (wrk), a proxy, a server (nginx answering from memory). The proxies get the same
-load in turn, in interleaved rounds; what is compared is the CPU time of the proxy's own processes for each request, because
-that holds on a noisy machine. edgemesh runs no hop in the proxy's namespace: it captures client and server, decides by an HTTP
-policy, and keeps the caller's source address. Needs root, and: apt-get install iproute2 nginx-light haproxy wrk.
+Network namespaces on one bridge: a client (wrk), a proxy, a server (nginx answering from memory); client and server once captured
+by edgemesh and once plain, for the other proxies. All get the same load in turn, in interleaved rounds; what is compared is the
+CPU time of the proxy's own processes for each request, because that holds on a noisy machine. edgemesh has no hop in the proxy's
+namespace: it captures client and server, decides by an HTTP policy, and keeps the caller's source address. Needs root, and: apt-get install iproute2 nginx-light haproxy wrk.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-ROUNDS = 3
+ROUNDS = int(os.environ.get("ROUNDS", "3"))
 SECONDS = 5
 CONNECTIONS = 32
-NAMESPACES = {"emb-client": 1, "emb-proxy": 2, "emb-server": 3}
+NAMESPACES = {"emb-client": 1, "emb-proxy": 2, "emb-server": 3, "emb-plain": 4, "emb-user": 5}
 SUBNET = "10.79.0"
 
 
@@ -100,7 +100,7 @@ class Program:
 def nginx_conf(folder: Path, body: str, workers: int = 1) -> str:
     path = folder / f"nginx-{abs(hash(body)) % 100000}.conf"
     path.write_text(
-        f"daemon off; user root; worker_processes {workers}; pid {path}.pid; error_log /dev/null;\n"
+        f"daemon off; user root; worker_processes {workers}; error_log /dev/null;\n"
         "events { worker_connections 8192; }\n"
         f"http {{ access_log off; keepalive_requests 100000000; client_body_temp_path {folder}/b; proxy_temp_path {folder}/p;"
         f" fastcgi_temp_path {folder}/f; uwsgi_temp_path {folder}/u; scgi_temp_path {folder}/s;\n{body}\n}}\n"
@@ -188,7 +188,8 @@ def wait(condition: Callable[[], bool], what: str, seconds: float = 15) -> None:
 
 
 def wrk(url: str, connections: int = CONNECTIONS, seconds: float = SECONDS) -> dict[str, float]:
-    out = sh(f"ip netns exec emb-client wrk -t1 -c{connections} -d{seconds:g}s --latency {url}")
+    client = "emb-client" if "240.240." in url else "emb-user"
+    out = sh(f"ip netns exec {client} wrk -t1 -c{connections} -d{seconds:g}s --latency {url}")
     scale = {"us": 0.001, "ms": 1.0, "s": 1000.0}
     latency = {}
     for percent in ("50", "99"):
@@ -246,22 +247,22 @@ def main() -> None:
             return program
 
         server_conf = nginx_conf(folder, 'server { listen 80 backlog=4096; location / { return 200 "hello from the server\\n"; } }')
-        start("emb-server", "nginx", "-c", server_conf)
+        for namespace in ("emb-server", "emb-plain"):
+            start(namespace, "nginx", "-c", server_conf, "-g", f"pid {folder}/{namespace}.pid;")
         proxy_conf = nginx_conf(
             folder,
-            f"upstream s {{ server {SUBNET}.3:80; keepalive 64; keepalive_requests 100000000; }}\n"
+            f"upstream s {{ server {SUBNET}.4:80; keepalive 64; keepalive_requests 100000000; }}\n"
             'server { listen 80 backlog=4096; location / { proxy_pass http://s; proxy_http_version 1.1; proxy_set_header Connection ""; } }',
         )
-        nginx = start("emb-proxy", "nginx", "-c", proxy_conf)
+        nginx = start("emb-proxy", "nginx", "-c", proxy_conf, "-g", f"pid {folder}/proxy.pid;")
         haproxy_conf = folder / "haproxy.cfg"
         haproxy_conf.write_text(
-            "global\n nbthread 1\n maxconn 20000\ndefaults\n mode http\n timeout connect 5s\n timeout client 60s\n timeout server 60s\n"
-            f"frontend f\n bind {SUBNET}.2:81\n default_backend b\nbackend b\n http-reuse always\n server s {SUBNET}.3:80\n"
+            "global\n nbthread 1\n maxconn 4000\ndefaults\n mode http\n timeout connect 5s\n timeout client 60s\n timeout server 60s\n"
+            f"frontend f\n bind {SUBNET}.2:81\n default_backend b\nbackend b\n http-reuse always\n server s {SUBNET}.4:80\n"
         )
         haproxy = start("emb-proxy", "haproxy", "-db", "-f", str(haproxy_conf))
         edgemesh = start_edgemesh(folder)
         stack.callback(edgemesh.stop)
-        stack.callback(lambda: sh(f"{sys.executable} -m agent cleanup"))
         wait(lambda: edgemesh.process.poll() is None, "edgemesh runs")
         time.sleep(2)
         idle = edgemesh.rss()
