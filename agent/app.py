@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import resource
 import signal
 import socket
 import sys
@@ -39,6 +40,7 @@ log = logging.getLogger("edgemesh")
 def run(directory: Path, overrides: Mapping[str, Any]) -> int:
     """Run the daemon until SIGTERM or SIGINT. Answers the exit code."""
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    _raise_descriptor_limit()
     settings = Settings(overrides)
     # Settings are needed before anything else runs; what is wrong with them is told again by the first build.
     settings.read([raw for change in read(directory) for raw in change.objects or ()])
@@ -52,6 +54,13 @@ def run(directory: Path, overrides: Mapping[str, Any]) -> int:
     finally:
         admin.close()
     return 0
+
+
+def _raise_descriptor_limit() -> None:
+    """A captured call takes two descriptors, and a login shell's soft limit is 1,024."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 class Node:

@@ -24,6 +24,8 @@ MEMBERS: dict[str, tuple[str, str, dict[str, str]]] = {
     "mysql": ("bookwarehouse", "mysql", {"app": "mysql"}),
 }
 
+NODE = "demo"
+
 
 def fixed(name: str) -> str:
     """The text of manifests/NAME, as it stands."""
@@ -48,7 +50,7 @@ def workload(host: Host, network: Network) -> str:
 
 def node_config(folder: Path, metrics: str) -> str:
     """Settings that keep the demo's daemon apart from one that the box may already run. `metrics` is host:port."""
-    spec = {"node": "demo", "adminSocket": str(folder / "admin.sock"), "stateDir": str(folder / "state"), "metricsAddress": metrics}
+    spec = {"node": NODE, "adminSocket": str(folder / "admin.sock"), "stateDir": str(folder / "state"), "metricsAddress": metrics}
     return _document("edgemesh.io/v1alpha1", "NodeConfig", {"name": "default"}, spec)
 
 

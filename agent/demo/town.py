@@ -17,6 +17,7 @@ from agent.demo.plan import PREFIX
 from agent.demo.processes import Processes
 from agent.demo.steps import Step
 from agent.demo.surroundings import self_command
+from agent.kernel import cgroup
 
 METRICS = "127.0.0.1:15021"  # not 15020: the box may run a mesh of its own
 FASTER = 5  # the original sleeps a second between rounds and up to 0.75 s over a sale; steps should take seconds
@@ -34,6 +35,13 @@ START_SECONDS = 30.0  # a slow box starts seven Python processes and a database
 
 class StartFailed(Exception):  # noqa: N818 - reads as what happened
     """Something of the demo did not come up; the message holds the end of its log."""
+
+
+def remove_cgroup() -> None:
+    """The cgroup that the daemon made for itself: rules that name it are gone with their namespaces."""
+    root = cgroup.mount()
+    if root is not None:
+        cgroup.leave(cgroup.folder(root, documents.NODE))
 
 
 class Town:
@@ -56,6 +64,7 @@ class Town:
         try:
             self._stack.callback(shutil.rmtree, self.folder, ignore_errors=True)
             self._stack.enter_context(self.network)
+            self._stack.callback(remove_cgroup)  # after the daemon has ended
             self.config = documents.Folder(self.folder / "config")
             self.processes = self._stack.enter_context(Processes(self.folder / "logs"))
             self._start_applications()

@@ -38,19 +38,24 @@ def own(name: str) -> tuple[Cgroup, Path] | None:
     if re.fullmatch(r"edgemesh[^/]*\.service", current.name):
         with contextlib.suppress(OSError):
             return identify(current, root), current
-    folder = root / f"edgemesh-{re.sub(r'[^A-Za-z0-9_.-]', '_', name)}"
+    made = folder(root, name)
     try:
-        folder.mkdir(exist_ok=True)
-        (folder / "cgroup.procs").write_text(str(os.getpid()))
-        return identify(folder, root), folder
+        made.mkdir(exist_ok=True)
+        (made / "cgroup.procs").write_text(str(os.getpid()))
+        return identify(made, root), made
     except OSError:
         return None
 
 
-def leave(folder: Path) -> bool:
+def folder(root: Path, name: str) -> Path:
+    """The cgroup that the daemon of the node `name` makes for itself. The next daemon of that name finds it and takes it over."""
+    return root / f"edgemesh-{re.sub(r'[^A-Za-z0-9_.-]', '_', name)}"
+
+
+def leave(made: Path) -> bool:
     """Remove a cgroup that `own` made, once nothing is in it."""
     try:
-        folder.rmdir()
+        made.rmdir()
     except OSError:
         return False
     return True

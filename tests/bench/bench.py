@@ -81,11 +81,11 @@ class Program:
         return total / os.sysconf("SC_CLK_TCK")
 
     def rss(self) -> float:
-        """Proportional set size where the kernel tells it, in MiB: shared pages of several workers are counted once."""
+        """Resident set size in MiB."""
         total = 0
         for pid in self.pids():
             with contextlib.suppress(OSError):
-                total += int(re.search(r"^Pss:\s+(\d+)", Path(f"/proc/{pid}/smaps_rollup").read_text(), re.M)[1])
+                total += int(re.search(r"^Rss:\s+(\d+)", Path(f"/proc/{pid}/smaps_rollup").read_text(), re.M)[1])
         return total / 1024
 
     def stop(self) -> None:
@@ -309,7 +309,7 @@ def main() -> None:
             "edgemesh does both ends of the call in one pass: capture, identity, HTTP policy, balancing, metrics; the others are one plain",
             "hop. It is one Python process in one loop; a native lane for decided requests is to come.",
             "",
-            "| memory of the daemon (PSS) | MiB |",
+            "| memory of the daemon (RSS) | MiB |",
             "|---|---|",
             f"| idle, two workloads | {idle:.1f} |",
             f"| after the load above | {loaded:.1f} |",
