@@ -8,7 +8,7 @@ from msgspec import Struct
 class Limits(Struct, frozen=True, rename="camel", forbid_unknown_fields=True):
     """Seconds and bytes. Every wait on somebody else's bytes has one of these deadlines."""
 
-    connections: int = 1024  # open at once through the doors of one workload, each direction counted together
+    connections: int = 1024  # open at once through the outbound doors of one workload, and as many through its inbound ones
     head_bytes: int = 65536  # request line and fields together; nginx 4 x 8 KiB, Envoy 60 KiB
     header_count: int = 100  # Envoy and Apache have the same
     path_bytes: int = 8192  # before any pattern looks at it

@@ -30,7 +30,9 @@ class _House:
     def __init__(self, workload: Workload, doors: Doors, context: Context) -> None:
         self.workload = workload
         self.doors = doors
-        self.gate = Gate(context.limits.connections)
+        # Apart, so that strangers who flood its inbound door cannot keep a workload from calling out.
+        self.outbound = Gate(context.limits.connections)
+        self.inbound = Gate(context.limits.connections)
         self.resolver = Resolver(workload.key, context)
         self.accepting = trio.CancelScope()
         self.living = trio.CancelScope()
@@ -87,7 +89,7 @@ class Proxy:
         self.context.limits = limits
         self.context.pool.limits = limits
         for house in self.houses.values():
-            house.gate.full = limits.connections
+            house.outbound.full = house.inbound.full = limits.connections
 
     async def drain(self) -> None:
         """Stop accepting, let running connections end within limits.drain_timeout, then cut the rest.
@@ -120,16 +122,19 @@ class Proxy:
                         connections.start_soon(house.resolver.serve_tcp, sock)
                     with house.accepting:
                         async with trio.open_nursery() as doors:  # its tasks end before the sockets are closed below
-                            for sockets, door, is_inbound in (
-                                (house.doors.outbound, outbound, False),
-                                (house.doors.inbound, inbound, True),
+                            for sockets, door, gate in (
+                                (house.doors.outbound, outbound, house.outbound),
+                                (house.doors.inbound, inbound, house.inbound),
                             ):
                                 for sock in sockets:
                                     listener = trio.socket.from_stdlib_socket(sock)
                                     doors.start_soon(
-                                        accept_forever, listener, context, house.workload, is_inbound, door, house.gate, connections
+                                        accept_forever, listener, context, house.workload, door is inbound, door, gate, connections
                                     )
                     house.doors.close_tcp()
+        except Exception:
+            # Connections catch for themselves (listen.py); what comes here is a fault of ours. Closed doors are the safe end of it.
+            log.exception("the doors of %s are closed", house.workload.key)
         finally:
             house.doors.close()
             house.gone.set()
