@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from policy.addresses import RANGES
 from policy.draft import Draft, Input
@@ -70,7 +70,7 @@ def build(
 def _decode(raws: Iterable[RawObject], previous: Mapping[str, RawObject], problems: list[Problem]) -> dict[str, Resource[Any]]:
     current: dict[str, Resource[Any]] = {}
     unread: dict[tuple[str, str], list[Unread]] = {}
-    broken: list[RawObject] = []
+    broken: list[tuple[RawObject, Problem]] = []
     for raw in sorted(unwrap(raws), key=lambda r: r.where):
         found = decode(raw)
         if found is None:
@@ -78,8 +78,7 @@ def _decode(raws: Iterable[RawObject], previous: Mapping[str, RawObject], proble
         if isinstance(found, Unread):
             unread.setdefault((found.group, found.kind), []).append(found)
         elif isinstance(found, Problem):
-            problems.append(found)
-            broken.append(raw)
+            broken.append((raw, found))
         else:
             key = key_of(found.kind, found.namespace, found.name)
             if key in current:
@@ -87,11 +86,12 @@ def _decode(raws: Iterable[RawObject], previous: Mapping[str, RawObject], proble
                 problems.append(found.problem("error", "$", message, "keep one of them"))
             else:
                 current[key] = found
-    for raw in broken:
+    for raw, problem in broken:
         key = key_of(*identify(raw))
         before = decode(previous[key]) if key in previous and key not in current else None
         if isinstance(before, Resource):
             current[key] = before
+        problems.append(_kept(problem) if isinstance(before, Resource) else problem)
     for (group, kind), objects in sorted(unread.items()):
         times = f"{len(objects)} objects" if len(objects) > 1 else "1 object"
         name = f"{kind} ({group})" if group else kind
@@ -107,9 +107,16 @@ def _settle(kind: str, check: Check, current: dict[str, Resource[Any]], previous
         faults = list(check(resource, known))
         if not faults:
             continue
-        problems += [resource.problem("error", path, message, hint) for path, message, hint in faults]
+        found = [resource.problem("error", path, message, hint) for path, message, hint in faults]
         before = decode(previous[key]) if key in previous else None
         if isinstance(before, Resource) and before.raw is not resource.raw and not list(check(before, known)):
             current[key] = before
+            problems += map(_kept, found)
         else:
             del current[key]
+            problems += found
+
+
+def _kept(problem: Problem) -> Problem:
+    hint = f"{problem.hint}; " if problem.hint else ""
+    return structs.replace(problem, hint=f"{hint}the last good version stays in force")

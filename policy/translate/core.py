@@ -11,7 +11,8 @@ from msgspec import Struct
 from policy.addresses import allot
 from policy.draft import Draft, Input
 from policy.model import Endpoint, Probe, Protocol, Service, ServicePort, Workload
-from policy.resources import Container, EndpointSlice, PodSpec, Resource, ServicePortSpec, ServiceSpec, WorkloadSpec
+from policy.resources import Resource
+from policy.shapes import Container, EndpointSlice, PodSpec, ServicePortSpec, ServiceSpec, WorkloadSpec
 from policy.translate.osm import enrolled_pod, enrolled_workload, exclusions_of
 
 Fault = tuple[str, str, str]
@@ -122,7 +123,10 @@ def _pods(resources: Input, draft: Draft) -> dict[str, Runner]:
             _probes(spec.containers or (), named),
             enrolled,
         )
-        found[pod.key] = Runner(workload, pod.labels, named, bool(addresses))
+        # A manifest without status (a bare box) says nothing against the pod.
+        ready = all(condition.status != "False" for condition in status.conditions or () if condition.type == "Ready")
+        found[pod.key] = Runner(workload, pod.labels, named, ready and bool(addresses))
+        _warn_of_https_probes(pod, draft)
     return found
 
 
@@ -181,6 +185,14 @@ def _probes(containers: Iterable[Container], named: Mapping[str, int]) -> tuple[
             elif spec.tcp_socket is not None:
                 found[Probe("tcp", port)] = None
     return tuple(found)
+
+
+def _warn_of_https_probes(pod: Resource[Any], draft: Draft) -> None:
+    for number, container in enumerate(pod.spec.containers or ()):
+        for spec in (container.liveness_probe, container.readiness_probe, container.startup_probe):
+            if spec is not None and spec.http_get is not None and spec.http_get.scheme.upper() == "HTTPS":
+                message = "an HTTPS probe is refused: what is inside cannot be seen, and the node's address is no identity"
+                draft.report(pod, "warning", f"$.spec.containers[{number}]", message, "probe over HTTP, or by exec")
 
 
 # what serves a Service

@@ -8,7 +8,8 @@ from typing import Any
 
 from policy.draft import Draft, Input
 from policy.model import Exclusions, Mesh
-from policy.resources import MeshConfig, Resource
+from policy.resources import Resource
+from policy.shapes import MeshConfig
 
 LABEL_MONITORED = "openservicemesh.io/monitored-by"
 LABEL_IGNORE = "openservicemesh.io/ignore"

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from typing import Any
 
 from policy.draft import Draft, Input
 from policy.match import bad_pattern
 from policy.model import Backend, Grant, HttpMatch, Identity, Split
-from policy.resources import HttpMatchSpec, Resource, TrafficSplit, TrafficTarget
+from policy.resources import Resource
+from policy.shapes import HttpMatchSpec, TrafficSplit, TrafficTarget
 
 Fault = tuple[str, str, str]  # path, message, hint
 _ROUTE_KINDS = ("HTTPRouteGroup", "TCPRoute", "UDPRoute")
@@ -30,6 +31,9 @@ def check_route_group(group: Resource[Any]) -> Iterable[Fault]:
                 f"pathRegex {match.path_regex!r}: {fault}",
                 "patterns have RE2 syntax: no back-references, no look-around",
             )
+        for item in match.headers if isinstance(match.headers, tuple) else ():
+            if len(item) != 1:  # A8: as SMI's own SDK has it
+                yield f"{at}.headers", f"an item of headers has {len(item)} names", "write one name in each item of the list, or one map"
         for name, pattern in _headers(match):
             if fault := bad_pattern(pattern):
                 yield (
@@ -86,20 +90,17 @@ def check_split(split: Resource[Any], resources: Input) -> Iterable[Fault]:
         return
     if not spec.backends:
         yield "$.spec.backends", "no backends", "name at least one"
+    names: list[str | None] = []
     for number, backend in enumerate(spec.backends):
-        at = f"$.spec.backends[{number}]"
-        if backend.namespace and backend.namespace != split.namespace:  # A21
-            yield (
-                f"{at}.namespace",
-                f"backend {backend.namespace}/{backend.service} is in another namespace",
-                "backends are in the split's own",
-            )
-        if backend.service == root:  # N26
-            yield f"{at}.service", f"{root} is split into itself", "name other services as backends"
-    names = [backend.service for backend in spec.backends]
-    for number, name in enumerate(names):
-        if name in names[:number]:
-            yield f"$.spec.backends[{number}].service", f"{name} is named twice", "add the weights up"
+        at = f"$.spec.backends[{number}].service"
+        name = own_name(backend.service, split.namespace)
+        if name is None or (backend.namespace and backend.namespace != split.namespace):  # A21
+            yield at, f"backend {backend.service} is in another namespace", "backends are in the split's own"
+        elif name == root:  # N26
+            yield at, f"backend {backend.service} is the root service itself", "name other services as backends"
+        elif name in names:
+            yield at, f"{name} is named twice", "add the weights up"
+        names.append(name)
     for number, ref in enumerate(spec.matches or ()):
         at = f"$.spec.matches[{number}]"
         if ref.kind != "HTTPRouteGroup":
@@ -110,21 +111,38 @@ def check_split(split: Resource[Any], resources: Input) -> Iterable[Fault]:
 
 def root_of(split: Resource[Any]) -> str | None:
     """The name of the service that is split; None when it is in another namespace (N16: it may be written as an FQDN)."""
-    name, _, rest = str(split.spec.service).partition(".")
-    return name if not rest or rest.split(".")[0] == split.namespace else None
+    return own_name(split.spec.service, split.namespace)
+
+
+def own_name(service: str, namespace: str) -> str | None:
+    """svc, svc.ns, svc.ns.svc ... -> svc, when ns is this one; else None."""
+    name, _, rest = service.partition(".")
+    return name if not rest or rest.split(".")[0] == namespace else None
 
 
 # translation: every object that comes here has passed its check
 
 
 def translate(resources: Input, draft: Draft) -> None:
+    for group in resources.all("HTTPRouteGroup"):
+        _lint(group, draft)
     for target in resources.all("TrafficTarget"):
         _grant(target, resources, draft)
     _warn_of_unions(resources, draft)
     # A18: the oldest split of a service is in force.
     splits = sorted(resources.all("TrafficSplit"), key=lambda s: (s.metadata.creation_timestamp or "9", s.namespace, s.name))
+    roots = {f"{split.namespace}/{root_of(split)}" for split in splits}
     for split in splits:
-        _split(split, resources, draft)
+        _split(split, roots, resources, draft)
+
+
+def _lint(group: Resource[Any], draft: Draft) -> None:
+    """A1: a pathRegex is anchored to the beginning only, and people forget the end."""
+    for number, match in enumerate(group.spec.matches):
+        pattern = match.path_regex or ""
+        if pattern and not pattern.endswith(("$", ".*", ".*)", "\\z")):
+            message = f"pathRegex {pattern!r} fits every path that begins so"
+            draft.report(group, "notice", f"$.spec.matches[{number}].pathRegex", message, "end it with $ to mean that path alone")
 
 
 def _grant(target: Resource[Any], resources: Input, draft: Draft) -> None:
@@ -181,7 +199,7 @@ def _warn_of_unions(resources: Input, draft: Draft) -> None:
                 )
 
 
-def _split(split: Resource[Any], resources: Input, draft: Draft) -> None:
+def _split(split: Resource[Any], roots: Set[str], resources: Input, draft: Draft) -> None:
     spec: TrafficSplit = split.spec
     key = f"{split.namespace}/{root_of(split)}"
     root = draft.services.get(key)
@@ -191,12 +209,15 @@ def _split(split: Resource[Any], resources: Input, draft: Draft) -> None:
     if key in draft.splits:
         draft.report(split, "warning", "$", f"Conflict: {draft.splits[key].name} is older and in force", "keep one split for a service")
         return
-    backends = tuple(Backend(f"{split.namespace}/{b.service}", b.weight) for b in spec.backends)
+    backends = tuple(Backend(f"{split.namespace}/{own_name(b.service, split.namespace)}", b.weight) for b in spec.backends)
     if not any(b.weight for b in backends):  # A15
         draft.report(split, "warning", "$.spec.backends", "every weight is 0: calls are answered 503", "give a backend a weight")
     for number, backend in enumerate(backends):
         service = draft.services.get(backend.service)
         at = f"$.spec.backends[{number}].service"
+        if backend.service in roots:  # N25
+            message = f"splits do not nest: {backend.service} is split too, which does not hold for calls to {key}"
+            draft.report(split, "warning", at, message)
         if service is None:  # N24
             draft.report(split, "notice", at, f"there is no Service {backend.service} yet; it gets nothing")
         else:  # N22
