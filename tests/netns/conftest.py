@@ -166,6 +166,7 @@ class Lab:
         self.daemon = None
         self.node = f"{prefix}node"
         self.settings = {}
+        self.home = None  # the namespace that the daemon takes for the host; None: the tests' own
         self.remove_leftovers()
         sh("ip", "netns", "add", self.switch)
         for words in (
@@ -217,10 +218,18 @@ class Lab:
     # the daemon
 
     def up(self):
-        spec = {"node": self.node, "adminSocket": self.socket, "stateDir": str(self.folder / "state"), "metricsAddress": "", **self.settings}
+        spec = {
+            "node": self.node,
+            "adminSocket": self.socket,
+            "stateDir": str(self.folder / "state"),
+            "metricsAddress": "",
+            **self.settings,
+        }
         self.write("node", own("NodeConfig", "default", spec))
         log = (self.folder / "daemon.log").open("ab")
-        command = [sys.executable, "-m", "agent", "run", "--config", str(self.config), "--access-log", "all"]
+        # Not `ip netns exec`: that hides the cgroup mount.
+        inside = ["nsenter", f"--net=/run/netns/{self.home.name}"] if self.home else []
+        command = [*inside, sys.executable, "-m", "agent", "run", "--config", str(self.config), "--access-log", "all"]
         environment = {**os.environ, "PATH": PATH, "PYTHONPATH": str(Path(__file__).parents[2])}
         self.daemon = subprocess.Popen(command, stdout=log, stderr=log, env=environment, cwd=self.folder)
         log.close()
@@ -304,7 +313,12 @@ def account(name):
 
 def target(source, destination, *rules):
     spec = {"destination": account(destination), "sources": [account(source)], "rules": list(rules)}
-    return {"apiVersion": "access.smi-spec.io/v1alpha3", "kind": "TrafficTarget", "metadata": named(f"{source}-{destination}"), "spec": spec}
+    return {
+        "apiVersion": "access.smi-spec.io/v1alpha3",
+        "kind": "TrafficTarget",
+        "metadata": named(f"{source}-{destination}"),
+        "spec": spec,
+    }
 
 
 def routes(name, *matches):
@@ -349,5 +363,3 @@ def lab(tmp_path_factory, request):
         yield lab.up()
     finally:
         lab.close()
-
-

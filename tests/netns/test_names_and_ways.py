@@ -1,0 +1,175 @@
+"""Names, routes, exclusions, splits and what status tells, on the wire."""
+
+import pytest
+
+from tests.netns.conftest import GET, own
+
+RESOLVER = """
+    import socket, struct, sys
+    s = socket.socket(socket.AF_INET6 if ":" in sys.argv[1] else socket.AF_INET, socket.SOCK_DGRAM)
+    s.bind((sys.argv[1], 53))
+    print("ready")
+    while True:
+        q, who = s.recvfrom(4096)
+        # one A record, 192.0.2.7, whatever was asked
+        end = q.index(b"\\0", 12) + 5
+        s.sendto(q[:2] + b"\\x81\\x80\\0\\1\\0\\1\\0\\0\\0\\0" + q[12:end] + b"\\xc0\\x0c\\0\\1\\0\\1\\0\\0\\0\\5\\0\\4\\xc0\\0\\2\\7", who)
+"""
+
+ASK = """
+    import socket, struct, sys
+    name = b"".join(bytes([len(p)]) + p.encode() for p in sys.argv[2].split(".")) + b"\\0"
+    s = socket.socket(socket.AF_INET6 if ":" in sys.argv[1] else socket.AF_INET, socket.SOCK_DGRAM)
+    s.settimeout(3)
+    s.connect((sys.argv[1], 53))
+    s.send(b"\\x12\\x34\\1\\0\\0\\1\\0\\0\\0\\0\\0\\0" + name + b"\\0\\1\\0\\1")
+    try:
+        r = s.recv(4096)
+        print(socket.inet_ntoa(r[-4:]) if r[7] else f"rcode {r[3] & 15}")
+    except OSError as error:
+        print(type(error).__name__)
+"""
+
+
+@pytest.fixture(scope="module")
+def resolver(lab):
+    outsider = lab.host("outsider")
+    outsider.start(RESOLVER, outsider.v4)
+    outsider.start(RESOLVER, outsider.v6)
+    return outsider
+
+
+def test_service_names_are_answered_whatever_resolver_is_asked(lab, resolver):
+    buyer = lab.host("buyer")
+    for asked in (resolver.v4, resolver.v6, "127.0.0.53", "192.0.2.1"):
+        for name in ("store", "store.lab", "store.lab.svc", "store.lab.svc.cluster.local"):
+            assert buyer.python(ASK, asked, name).startswith("240.240."), (asked, name)
+
+
+def test_other_names_go_to_the_resolver_that_was_asked(lab, resolver):
+    buyer = lab.host("buyer")
+    for asked in (resolver.v4, resolver.v6):
+        assert buyer.python(ASK, asked, "example.org") == "192.0.2.7", asked
+
+
+def test_a_call_by_name_needs_no_default_route(lab):
+    buyer = lab.host("buyer")
+    address = buyer.python(ASK, "192.0.2.1", "store")
+    for version in ("-4", "-6"):
+        buyer.run("ip", version, "route", "del", "default")
+    try:
+        assert buyer.curl(f"http://{address}/").status == 200
+        assert buyer.python(ASK, "127.0.0.53", "store") == address
+    finally:
+        buyer.run("ip", "route", "add", "default", "via", f"{lab.subnet}.254")
+        buyer.run("ip", "-6", "route", "add", "default", "via", f"{lab.subnet6}::254")
+
+
+def test_host_names_another_service(lab):
+    lab.service("other", [{"port": 80}], {"app": "nobody"})
+    lab.build()
+    answer = lab.host("buyer").curl(f"http://{lab.host('store').v4}/", "-H", "Host: other")
+    assert (answer.status, answer.reason) == (421, "misdirected")
+
+
+def test_a_path_that_reads_two_ways_is_answered_400(lab):
+    for path in ("/a/..%2fb", "/%2e%2e/b", "/a%5cb", "/a%00"):
+        answer = lab.host("buyer").curl(f"http://{lab.host('store').v4}{path}", "--path-as-is")
+        assert (answer.status, answer.reason) == (400, "bad-path"), path
+
+
+def test_outside_the_mesh_passes_while_egress_is_enabled(lab):
+    from tests.netns.conftest import mesh_config
+
+    buyer, outsider = lab.host("buyer"), lab.host("outsider")
+    lab.http(outsider, 8080)
+    assert buyer.curl(f"http://{outsider.v4}:8080/").status == 200
+    assert buyer.curl(f"http://[{outsider.v6}]:8080/").status == 200
+    lab.write("mesh", mesh_config(enableEgress=False))
+    lab.build()
+    try:
+        assert buyer.curl(f"http://{outsider.v4}:8080/").refused
+    finally:
+        lab.write("mesh", mesh_config(enableEgress=True))
+        lab.build()
+
+
+def test_excluded_ports_and_networks_are_left_alone(lab):
+    from tests.netns.conftest import mesh_config
+
+    thief, store = lab.host("thief"), lab.host("store")
+    lab.tcp(store, 2222, "plain")
+    connect = "import socket, sys; print(socket.create_connection((sys.argv[1], 2222), timeout=3).recv(99).decode().strip())"
+    assert thief.python(connect, store.v4) == ""
+    lab.write("mesh", mesh_config(enableEgress=True, outboundPortExclusionList=[2222], inboundPortExclusionList=[2222]))
+    lab.build()
+    try:
+        for address in (store.v4, store.v6):
+            lab.wait(lambda address=address: thief.python(connect, address) == "plain", "the port is left alone")
+        assert thief.curl(f"http://{store.v4}/").refused, "only that port"
+        ranges = [f"{store.v4}/32", f"{store.v6}/128"]
+        lab.write("mesh", mesh_config(enableEgress=True, outboundIPRangeExclusionList=ranges, inboundPortExclusionList=[2222]))
+        lab.build()
+        lab.wait(lambda: thief.python(connect, store.v4) == "plain", "the network is left alone")
+        assert thief.curl(f"http://{store.v4}/").reason == "no-identity", "not captured at the caller, so a stranger at the server"
+    finally:
+        lab.write("mesh", mesh_config(enableEgress=True))
+        lab.build()
+    assert thief.python(connect, store.v4) == ""
+
+
+def test_status_tells_what_it_cannot_hold(lab):
+    import time
+
+    buyer = lab.host("buyer")
+    buyer.start(
+        "import ctypes, time\nctypes.CDLL(None).prctl(1, 9)\nprint('up')\ntime.sleep(60)",
+    )
+    buyer.python("import socket; socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b'x', ('192.0.2.9', 999))")
+    time.sleep(0.1)
+    holes = {(h["kind"], h["workload"]): h["count"] for h in lab.status()["holes"]}
+    assert holes[("udp", "lab/buyer")] >= 1
+    assert ("powers", "lab/buyer") in holes
+
+
+def test_a_split_is_exact(lab):
+    second = lab.host("second")
+    lab.http(second, 80)
+    lab.workload(second, "store", labels={"app": "store-two"})
+    for name, app in (("one", "store"), ("two", "store-two")):
+        lab.service(f"store-{name}", [{"name": "http", "port": 80}], {"app": app})
+    spec = {"service": "store", "backends": [{"service": "store-one", "weight": 3}, {"service": "store-two", "weight": 1}]}
+    split = {
+        "apiVersion": "split.smi-spec.io/v1alpha4",
+        "kind": "TrafficSplit",
+        "metadata": {"name": "s", "namespace": "lab"},
+        "spec": spec,
+    }
+    lab.write("split", split)
+    lab.build()
+    lab.wait(lambda: any(w["workload"] == "lab/second" and w["state"] == "captured" for w in lab.status()["workloads"]), "captured")
+    buyer = lab.host("buyer")
+    address = buyer.python(ASK, "192.0.2.1", "store")
+    told = buyer.curl(f"http://{address}/[1-40]").body
+    assert (told.count("store saw"), told.count("second saw")) == (30, 10), told
+
+
+def test_a_workload_that_does_not_run_is_told_and_stops_nobody(lab):
+    lab.write("absent", own("Workload", "absent", {"netns": f"{lab.prefix}absent", "addresses": ["10.255.0.1"]}))
+    lab.build()
+    absent = next(w for w in lab.status()["workloads"] if w["workload"] == "lab/absent")
+    assert absent["state"] == "not captured"
+    assert "no such network namespace" in absent["detail"]
+    assert lab.host("buyer").curl(f"http://{lab.host('store').v4}/").status == 200
+    (lab.config / "absent.yaml").unlink()
+
+
+def test_policy_by_route_and_method(lab):
+    lab.allow("thief", "store", GET)
+    lab.build()
+    thief, store = lab.host("thief"), lab.host("store")
+    assert thief.curl(f"http://{store.v4}/").status == 200
+    assert thief.curl(f"http://{store.v4}/", "-d", "x=1").reason == "no-http-match"
+    lab.forbid("thief", "store")
+    lab.build()
+    assert thief.curl(f"http://{store.v4}/").reason == "no-rule"

@@ -1,0 +1,197 @@
+"""Workloads that are systemd units: they share the host's namespace and are told apart by cgroup.
+
+No systemd runs here: cgroups with the names that it would give them stand for units, in a namespace that stands for the host.
+"""
+
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+from agent.kernel import cgroup
+from tests.netns.conftest import GET, HTTP_SERVER, Lab, mesh_config, routes
+
+CALL = """
+    import socket, sys
+    family = socket.AF_INET6 if ":" in sys.argv[1] else socket.AF_INET
+    s = socket.socket(family); s.settimeout(3)
+    if sys.argv[3] != "0": s.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, int(sys.argv[3], 0))
+    try:
+        s.connect((sys.argv[1], int(sys.argv[2])))
+        s.sendall(b"GET / HTTP/1.1\\r\\nhost: x\\r\\nconnection: close\\r\\n\\r\\n")
+        said = b""
+        while data := s.recv(4096): said += data
+        print(said.split(b"\\r\\n")[0].decode(), said.rpartition(b"\\r\\n")[2].decode().split("\\n")[0])
+    except OSError as error:
+        print(type(error).__name__)
+"""
+
+
+class Unit:
+    """A cgroup, and programs started in it, in the host's namespace."""
+
+    def __init__(self, lab, root, name):
+        self.lab, self.name = lab, f"{lab.prefix}{name}.service"
+        self.folder = root / "system.slice" / self.name
+        self.make()
+
+    def make(self):
+        self.folder.mkdir(parents=True)
+
+    def remove(self):
+        for pid in (self.folder / "cgroup.procs").read_text().split():
+            subprocess.run(["kill", "-9", pid], check=False)
+        self.lab.wait(lambda: not (self.folder / "cgroup.procs").read_text(), "it ends")
+        self.folder.rmdir()
+
+    def enter(self):
+        (self.folder / "cgroup.procs").write_text("0")
+
+    def command(self, code, *words):
+        home = f"--net=/run/netns/{self.lab.home.name}"
+        return ["nsenter", home, sys.executable, "-u", "-c", textwrap.dedent(code), *map(str, words)]
+
+    def http(self, port):
+        return self.lab.start(
+            self.command(HTTP_SERVER, self.name.removeprefix(self.lab.prefix).removesuffix(".service"), port), True, preexec_fn=self.enter
+        )
+
+    def call(self, address, port, mark="0"):
+        done = subprocess.run(
+            self.command(CALL, address, port, mark), capture_output=True, text=True, timeout=15, check=False, preexec_fn=self.enter
+        )
+        return done.stdout.strip()
+
+
+class Nobody(Unit):
+    """A process of the host that is no unit."""
+
+    def make(self):
+        pass
+
+    def remove(self):
+        pass
+
+    def enter(self):
+        pass
+
+
+@pytest.fixture(scope="module")
+def host(tmp_path_factory, needs_cgroup):
+    root = needs_cgroup
+    lab = Lab(tmp_path_factory.mktemp("units"), "emku-", 88)
+    slice_was_there = (root / "system.slice").exists()
+    units = {}
+    try:
+        lab.home = home = lab.host("home")
+        for name in ("buyer", "thief", "store"):
+            units[name] = Unit(lab, root, name)
+            lab.workload(home, netns="", systemdUnit=units[name].name, addresses=[home.v4, home.v6])
+            (lab.config / "workload-home.yaml").rename(lab.config / f"workload-{name}.yaml")
+            text = (lab.config / f"workload-{name}.yaml").read_text()
+            text = text.replace('"name": "home"', f'"name": "{name}"').replace('"serviceAccount": "home"', f'"serviceAccount": "{name}"')
+            (lab.config / f"workload-{name}.yaml").write_text(text.replace('"app": "home"', f'"app": "{name}"'))
+        pod = lab.host("pod")
+        lab.workload(pod)
+        lab.http(pod, 80)
+        units["store"].http(8080)
+        for app, port in (("store", 8080), ("pod", 80)):
+            lab.service(app, [{"name": "http", "port": 80, "targetPort": port}])
+        lab.write("routes", routes("get", {"name": "get", "methods": ["GET"]}))
+        for source, destination in (("buyer", "store"), ("pod", "store"), ("buyer", "pod")):
+            lab.allow(source, destination, GET)
+        lab.write("mesh", mesh_config(enableEgress=True))
+        lab.up()
+        lab.units = units
+        lab.nobody = Nobody(lab, root, "nobody")
+        yield lab
+    finally:
+        lab.close()
+        for unit in units.values():
+            if unit.folder.exists():
+                unit.remove()
+        if not slice_was_there:
+            (root / "system.slice").rmdir()
+
+
+def service(lab, name, family="v4"):
+    from agent.admin.client import get
+
+    found = next(s for s in get(lab.socket, "/snapshot")["services"] if s["name"] == name)
+    return next(a for a in found["addresses"] if (":" in a) == (family == "v6"))
+
+
+@pytest.mark.parametrize("family", ["v4", "v6"])
+def test_unit_to_unit(host, family):
+    own = host.home.v6 if family == "v6" else host.home.v4
+    for address, port in ((service(host, "store", family), 80), (own, 8080)):
+        assert host.units["buyer"].call(address, port).startswith("HTTP/1.1 200 OK store saw"), address
+        assert "403" in host.units["thief"].call(address, port), address
+
+
+def test_over_loopback_too(host):
+    for address in ("127.0.0.1", "::1"):
+        said = host.units["thief"].call(address, 8080)
+        assert "200" not in said, said
+
+
+def test_who_is_no_unit_is_refused_over_loopback(host):
+    for address in ("127.0.0.1", "::1", host.home.v4, host.home.v6):
+        assert host.nobody.call(address, 8080) in ("ConnectionRefusedError", "ConnectionResetError"), address
+
+
+def test_from_outside_the_box(host):
+    outsider = host.host("outsider")
+    for address in (host.home.v4, f"[{host.home.v6}]"):
+        assert outsider.curl(f"http://{address}:8080/").reason == "no-identity"
+
+
+@pytest.mark.parametrize("mark", ["0x6d6e0001", "0x6d6e0002"])
+def test_a_unit_that_sets_our_marks_is_captured_all_the_same(host, mark):
+    for address, port in ((host.home.v4, 8080), ("127.0.0.1", 8080), (service(host, "store"), 80)):
+        said = host.units["thief"].call(address, port, mark)
+        assert "200" not in said, (address, said)
+
+
+def test_units_and_namespaces_call_each_other(host):
+    pod = host.host("pod")
+    assert host.units["buyer"].call(service(host, "pod"), 80).startswith("HTTP/1.1 200 OK pod saw")
+    assert "403" in host.units["thief"].call(service(host, "pod"), 80)
+    assert f"{pod.v4} " in pod.curl(f"http://{service(host, 'store')}/").body
+    assert "store saw" in pod.curl(f"http://{host.home.v4}:8080/").body
+
+
+def test_a_restarted_unit_is_captured_again(host):
+    store, thief = host.units["store"], host.units["thief"]
+    before = cgroup.identify(store.folder, cgroup.mount())
+    store.remove()
+    host.wait(lambda: not captured(host, "store"), "it is seen to be gone")
+    store.make()
+    assert cgroup.identify(store.folder, cgroup.mount()) != before
+    host.wait(lambda: captured(host, "store"), "it is captured again", 3)
+    store.http(8080)
+    assert host.units["buyer"].call(host.home.v4, 8080).startswith("HTTP/1.1 200")
+    assert "403" in thief.call(host.home.v4, 8080)
+    assert "Refused" in host.nobody.call("127.0.0.1", 8080)
+
+
+def captured(lab, name):
+    return any(w["workload"] == f"lab/{name}" and w["state"] == "captured" for w in lab.status()["workloads"])
+
+
+def test_what_is_no_business_of_the_mesh_is_left_alone(host):
+    """Processes of the host that are no units call out, and serve, as if we were not there."""
+    server = host.start(host.nobody.command(HTTP_SERVER, "plain", 9090), True)
+    assert host.nobody.call("127.0.0.1", 9090).startswith("HTTP/1.1 200 OK plain")
+    assert host.host("outsider").curl(f"http://{host.home.v4}:9090/").status == 200
+    assert host.units["buyer"].call("127.0.0.1", 9090).startswith("HTTP/1.1 200 OK plain"), "egress"
+    server.kill()
+
+
+def test_rules_stay_when_the_daemon_is_killed(host):
+    host.down(9)
+    assert host.units["buyer"].call(host.home.v4, 8080) == "ConnectionRefusedError"
+    assert "200" not in host.nobody.call("127.0.0.1", 8080)
+    host.up()
+    assert host.units["buyer"].call(host.home.v4, 8080).startswith("HTTP/1.1 200")
