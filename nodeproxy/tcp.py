@@ -38,7 +38,7 @@ async def serve_tcp(conn: Conn, route: Route, upstream: Peeked | None = None, pi
 
 
 async def open_upstream(conn: Conn, route: Route, pick: Pick) -> tuple[Peeked, Pick]:
-    """Dial the picked endpoint, and others when it does not answer. Raises the last Refused when `ATTEMPTS` did not."""
+    """Dial the picked endpoint, and others when it does not answer. Raises Refused: the failure of the last endpoint tried."""
     tried: list[Endpoint] = []
     while True:
         try:
@@ -49,6 +49,7 @@ async def open_upstream(conn: Conn, route: Route, pick: Pick) -> tuple[Peeked, P
                 raise
             try:
                 pick = route.pick(None, tried)
-            except Refused:
-                raise refused from None
+            except Refused as newer:
+                # That nobody else is left is no news; that policy has changed meanwhile is.
+                raise (refused if newer.flag in ("no-endpoint", "connect-failed") else newer) from None
             conn.moves(pick, None)

@@ -32,6 +32,7 @@ from policy.model import Workload
 log = logging.getLogger("edgemesh.kernel")
 
 POLL = 0.25  # seconds between looks at what namespaces there are
+_POLL_UNOWNED = 0.02  # where somebody could take our rules away: until the next look, what connects stays uncaptured
 _NODE_ADDRESSES = 5.0  # seconds between looks at the node's own addresses
 
 Attach = Callable[[Workload, Doors], None]
@@ -91,7 +92,8 @@ class Ground:
             while True:
                 self._changed = trio.Event()
                 self.settle()
-                with trio.move_on_after(POLL):
+                owned = all(place.table.owned for place in self._places.values()) and self.host.owned
+                with trio.move_on_after(POLL if owned else _POLL_UNOWNED):
                     await self._changed.wait()
 
     async def _listen(self, watch: inotify.Inotify) -> None:

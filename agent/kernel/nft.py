@@ -26,6 +26,7 @@ _SUBSYSTEM = 10 << 8
 NEWTABLE, DELTABLE, NEWCHAIN, NEWRULE, GETRULE, NEWSET, NEWSETELEM = 0, 2, 3, 6, 7, 9, 12
 _INET = 1
 OWNER, PERSIST = 2, 4  # NFT_TABLE_F_*
+_EXPRESSIONS = 4  # NFTA_RULE_EXPRESSIONS
 _HOOKS = {"prerouting": 0, "input": 1, "output": 3}
 _SET_KINDS = {"port": (13, 2, 0), "net4": (7, 4, 4), "net6": (8, 16, 4)}  # type for the nft program, length, flags (interval)
 
@@ -58,30 +59,40 @@ def install(sock: Netlink, ruleset: Ruleset | None, owned: bool) -> None:
 
 
 def rules(sock: Netlink) -> list[bytes]:
-    """Our rules as the kernel has them; bytes that are equal as long as the rules are."""
+    """Our rules as the kernel has them: the attributes of each, without the generation number that stands before them."""
     try:
-        return sock.ask("list rules", _kind(GETRULE), NLM_F_DUMP, _body(text(1, TABLE)))
+        return [body[4:] for body in sock.ask("list rules", _kind(GETRULE), NLM_F_DUMP, _body(text(1, TABLE)))]
     except NetlinkError as error:
         if error.errno == errno.ENOENT:
             return []
         raise
 
 
+def fingerprint(sock: Netlink) -> list[bytes]:
+    """What is equal as long as our rules are: all but what they have counted."""
+    found = []
+    for rule in rules(sock):
+        parts = [value for kind, value in attributes(rule) if kind != _EXPRESSIONS]
+        parts += [expression for expression in _expressions_of(rule) if not _counts(expression)]
+        found.append(b"".join(parts))
+    return found
+
+
 def counted(sock: Netlink) -> int:
     """Packets that our counting rules have seen."""
-    total = 0
-    for body in rules(sock):
-        for kind, value in attributes(body[4:]):
-            if kind == 4:  # NFTA_RULE_EXPRESSIONS
-                total += sum(_packets(expression) for _, expression in attributes(value))
-    return total
+    return sum(_packets(expression) for rule in rules(sock) for expression in _expressions_of(rule) if _counts(expression))
+
+
+def _expressions_of(rule: bytes) -> list[bytes]:
+    return [expression for kind, value in attributes(rule) if kind == _EXPRESSIONS for _, expression in attributes(value)]
+
+
+def _counts(expression: bytes) -> bool:
+    return dict(attributes(expression)).get(1, b"").rstrip(b"\0") == b"counter"
 
 
 def _packets(expression: bytes) -> int:
-    parts = dict(attributes(expression))
-    if parts.get(1, b"").rstrip(b"\0") != b"counter":
-        return 0
-    data = dict(attributes(parts.get(2, b"")))
+    data = dict(attributes(dict(attributes(expression)).get(2, b"")))
     return int.from_bytes(data.get(2, b"\0"), "big")  # NFTA_COUNTER_PACKETS
 
 

@@ -59,19 +59,19 @@ class Table:
                 self._events = Netlink(NETLINK_NETFILTER, _GROUP_NFTABLES)
                 self._events.sock.setblocking(False)
             nft.install(self._netlink, ruleset, owned=False)
-            self._rules = nft.rules(self._netlink)
+            self._rules = nft.fingerprint(self._netlink)
         self._ruleset = ruleset
 
     def repair(self) -> bool:
         """Where the table is not owned: put it in force again if somebody changed it. Answers whether somebody had."""
         if self._events is None or self._ruleset is None or not self._heard():
             return False
-        if nft.rules(self._netlink) == self._rules:
+        if nft.fingerprint(self._netlink) == self._rules:
             return False
         self.gaps += 1
         log.warning("%s: somebody changed our rules; put back", self.name)
         nft.install(self._netlink, self._ruleset, owned=False)
-        self._rules = nft.rules(self._netlink)
+        self._rules = nft.fingerprint(self._netlink)
         self._heard()  # our own change
         return True
 

@@ -62,6 +62,10 @@ class Host:
     def __repr__(self) -> str:
         return f"<Host {len(self._members)} units>"
 
+    @property
+    def owned(self) -> bool:
+        return self._table is None or self._table.owned
+
     def settle(self, wanted: Mapping[str, Workload]) -> None:
         """Make what there is what is wanted, once."""
         if not wanted and self._table is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 
 import trio
@@ -43,7 +44,9 @@ async def dial(conn: Conn, pick: Pick) -> trio.SocketStream:
     except OSError as error:
         sock.close()
         context.live.failed(endpoint, trio.current_time())
-        raise Refused("connect-failed", f"{endpoint}: {error.strerror or error}") from error
+        # trio's own words name the address once more.
+        why = os.strerror(error.errno) if error.errno else str(error)
+        raise Refused("connect-failed", f"{endpoint}: {why}") from error
     except BaseException:
         sock.close()
         raise

@@ -1,0 +1,106 @@
+"""The ruleset, as text that reads like nft."""
+
+from textwrap import dedent
+
+from nodeproxy.capture import Ports
+from nodeproxy.ruleset import Cgroup, Marks, Match, Unit, host_ruleset, workload_ruleset
+from policy.model import Exclusions
+
+RANGES = ("240.240.0.0/16", "fdce:ed6e:5e55::/64")
+
+
+def test_a_workload():
+    exclusions = Exclusions((22,), (25, 53), ("10.0.0.0/8", "fd00::/8"))
+    found = workload_ruleset(Ports(), Marks(), Cgroup(1, 42), exclusions, RANGES, dns=True)
+    assert (
+        str(found)
+        == dedent("""
+        table inet edgemesh {
+          set out_ports { 25, 53 }
+          set in_ports { 22 }
+          set out_nets4 { 10.0.0.0/8 }
+          set out_nets6 { fd00::/8 }
+          set only_nets4 {  }
+          set only_nets6 {  }
+          set range4 { 240.240.0.0/16 }
+          set range6 { fdce:ed6e:5e55::/64 }
+          chain raw_out { type filter hook output priority -300
+            socket cgroupv2 level 1 42 meta mark 0x6d6e0002 notrack
+            oifname lo meta mark 0x6d6e0002 notrack
+          }
+          chain raw_in { type filter hook prerouting priority -300
+            iifname lo meta mark 0x6d6e0002 notrack
+          }
+          chain out { type nat hook output priority -100
+            socket cgroupv2 level 1 42 accept
+            meta l4proto udp th dport 53 redirect to :15053
+            meta l4proto tcp th dport 53 redirect to :15053
+            meta l4proto tcp ip daddr @range4 redirect to :15001
+            meta l4proto tcp ip6 daddr @range6 redirect to :15001
+            oifname lo accept
+            meta l4proto tcp th dport @out_ports accept
+            ip daddr @out_nets4 accept
+            ip6 daddr @out_nets6 accept
+            meta l4proto tcp redirect to :15001
+          }
+          chain in { type nat hook prerouting priority -100
+            iifname lo accept
+            meta l4proto tcp th dport @in_ports accept
+            meta l4proto tcp fib daddr type local th dport 15008 accept
+            meta l4proto tcp fib daddr type local redirect to :15006
+          }
+          chain guard { type filter hook output priority 300
+            oifname lo accept
+            socket cgroupv2 level 1 42 accept
+            ct direction reply accept
+            ct status dnat accept
+            meta l4proto udp counter
+            meta l4proto tcp th dport @out_ports accept
+            ip daddr @out_nets4 accept
+            ip6 daddr @out_nets6 accept
+            meta l4proto tcp reject
+          }
+        }""").strip()
+    )
+
+
+def test_without_a_cgroup_ours_is_a_mark_and_never_the_one_of_transparent_sockets():
+    found = workload_ruleset(Ports(), Marks(), None, Exclusions(), RANGES, dns=False)
+    out = [str(rule) for rule in found.rules if rule.chain == "out"]
+    assert out[0] == "meta mark 0x6d6e0001 accept"
+    assert not any("53" in rule for rule in out), "no DNS of ours, no redirect"
+    assert Marks().local != Marks().bypass
+
+
+def test_an_inclusion_list_captures_nothing_else():
+    found = workload_ruleset(Ports(), Marks(), None, Exclusions(outbound_only_cidrs=("10.1.0.0/16",)), RANGES, dns=False)
+    redirects = [str(rule) for rule in found.rules if rule.verdict == "redirect" and rule.chain == "out"]
+    assert "meta l4proto tcp redirect to :15001" not in redirects
+    assert "meta l4proto tcp ip daddr @only_nets4 redirect to :15001" in redirects
+    assert [str(rule) for rule in found.rules if rule.verdict == "reject"] == [
+        "meta l4proto tcp ip daddr @only_nets4 reject",
+        "meta l4proto tcp ip6 daddr @only_nets6 reject",
+    ]
+
+
+def test_two_units_have_doors_of_their_own_and_loopback_is_closed_to_others():
+    units = tuple(
+        Unit(f"n/{name}", (Cgroup(2, number),), Ports(15100 + number, 15101 + number, 15008, 15102 + number), Exclusions())
+        for name, number in (("a", 10), ("b", 20))
+    )
+    found = host_ruleset(Marks(), Cgroup(1, 42), units, RANGES, dns=True)
+    rules = [str(rule) for rule in found.rules]
+    assert "socket cgroupv2 level 2 10 meta l4proto tcp redirect to :15110" in rules
+    assert "socket cgroupv2 level 2 20 meta l4proto tcp redirect to :15120" in rules
+    assert "socket cgroupv2 level 2 20 meta l4proto udp th dport 53 redirect to :15122" in rules
+    assert "iifname != lo fib daddr type local meta l4proto tcp socket cgroupv2 level 2 10 redirect to :15111" in rules
+    assert "iifname lo meta l4proto tcp socket cgroupv2 level 2 10 ct state new reject" in rules
+    assert rules[1] == "oifname lo meta mark 0x6d6e0002 tcp flags & (syn | ack) != syn notrack", (
+        "a unit's own SYN is tracked, so redirected"
+    )
+    assert not any(rule.startswith("meta l4proto tcp redirect") for rule in rules), "who is no unit is left alone"
+
+
+def test_every_match_reads_as_text():
+    keys = ("mark", "oif", "iif", "proto", "dport", "port-in", "net4-in", "net6-in", "local", "reply", "dnat", "new", "answer")
+    assert all(str(Match(key, 1 if key in ("mark", "dport") else "x")) for key in keys)
