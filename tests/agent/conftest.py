@@ -66,7 +66,7 @@ spec: {service: store, backends: [{service: store-v1, weight: 3}, {service: stor
 apiVersion: specs.smi-spec.io/v1alpha4
 kind: HTTPRouteGroup
 metadata: {name: routes, namespace: shop}
-spec: {matches: [{name: buy, pathRegex: /buy, methods: [GET]}]}
+spec: {matches: [{name: buy, pathRegex: /buy$, methods: [GET]}]}
 ---
 apiVersion: access.smi-spec.io/v1alpha3
 kind: TrafficTarget

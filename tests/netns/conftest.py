@@ -210,10 +210,9 @@ class Lab:
 
     def build(self):
         """Wait until everything written so far is in force."""
-        before = self.status()["snapshot"]
-        stamp = before["number"] if before else 0
-        self.write("stamp", own("Workload", f"stamp-{time.monotonic_ns()}", {"addresses": []}))
-        self.wait(lambda: self.status()["snapshot"]["number"] > stamp, "a new snapshot")
+        stamp = f"stamp-{time.monotonic_ns()}"
+        self.write("stamp", own("Workload", stamp, {"addresses": []}))
+        self.wait(lambda: any(w["name"] == stamp for w in get(self.socket, "/snapshot")["workloads"]), "a new snapshot")
 
     # the daemon
 

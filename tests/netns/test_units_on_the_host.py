@@ -42,8 +42,9 @@ class Unit:
     def remove(self):
         for pid in (self.folder / "cgroup.procs").read_text().split():
             subprocess.run(["kill", "-9", pid], check=False)
-        self.lab.wait(lambda: not (self.folder / "cgroup.procs").read_text(), "it ends")
-        self.folder.rmdir()
+        for process in self.lab.processes:
+            process.poll()  # a process that nobody waited for keeps its cgroup
+        self.lab.wait(lambda: cgroup.leave(self.folder), "it ends")
 
     def enter(self):
         (self.folder / "cgroup.procs").write_text("0")
