@@ -158,7 +158,6 @@ class Node:
             sock.close()
             message = f"no metrics on {self.running.metrics_address}: {error.strerror}"
             self._own_problems.append(Problem("warning", Where(), "NodeConfig metricsAddress", message, "set another metricsAddress"))
-            log.warning("%s", message)
             return None
         return trio.SocketListener(trio.socket.from_stdlib_socket(sock))
 

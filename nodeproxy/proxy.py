@@ -59,6 +59,8 @@ class Proxy:
         assert self._nursery is not None, "run() first"
         self.detach(workload.key)
         house = _House(workload, doors, self.context)
+        if self.context.draining:
+            house.accepting.cancel()
         self.houses[workload.key] = house
         self.context.captured.add(workload.key)
         self._nursery.start_soon(self._live, house)
