@@ -18,12 +18,16 @@ from nodeproxy.errors import Refused
 from nodeproxy.http.exchange import serve_http
 from nodeproxy.stream import Peeked, abort
 from nodeproxy.tcp import open_upstream, serve_tcp
+from nodeproxy.upstream.connect import shown_to
 from policy.model import Protocol
 
 Room = Callable[[Conn, Route], Awaitable[None]]
 
 # A protocol that is not here, or not spoken yet (h2), is opaque: it needs a rule that admits TCP to the port.
 ROOMS: dict[str, Room] = {"http": serve_http}
+
+
+_HEAR_OUT = 0.5  # seconds that a caller whose server is dead has for its first bytes
 
 
 async def serve(conn: Conn, route: Route, protocol: Protocol) -> None:
@@ -41,7 +45,19 @@ async def serve(conn: Conn, route: Route, protocol: Protocol) -> None:
         detected: Detected = await _client_speaks(conn)
     else:
         conn.moves(first, None)
-        upstream, first = await open_upstream(conn, route, first)
+        try:
+            upstream, first = await open_upstream(conn, route, first)
+        except Refused:
+            # Nobody answers. A caller that speaks HTTP can be told so in its own words; others see a reset.
+            detected = "tcp"
+            with trio.move_on_after(_HEAR_OUT):
+                detected = await _client_speaks(conn)
+            if detected not in ROOMS:
+                raise
+            conn.rests()
+            record.protocol = detected
+            await ROOMS[detected](conn, route)
+            return
         detected = await _who_speaks_first(conn, upstream)
         if detected not in ROOMS:
             record.protocol = "tcp"
@@ -49,7 +65,7 @@ async def serve(conn: Conn, route: Route, protocol: Protocol) -> None:
             return
         conn.rests()
         # Most HTTP servers wait for a request: the connection is used for the first one.
-        conn.context.pool.give(conn.peer[0], conn.workload.key, first.endpoint, upstream.stream)
+        conn.context.pool.give(shown_to(conn, first.endpoint), conn.workload.key, first.endpoint, upstream.stream)
     record.protocol = detected if detected in ROOMS else "tcp"
     await ROOMS.get(detected, serve_tcp)(conn, route)
 

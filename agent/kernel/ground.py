@@ -33,6 +33,7 @@ log = logging.getLogger("edgemesh.kernel")
 
 POLL = 0.25  # seconds between looks at what namespaces there are
 _POLL_UNOWNED = 0.02  # where somebody could take our rules away: until the next look, what connects stays uncaptured
+_RETRY = 2.0  # seconds until a capture that failed is tried again; one that waits for its namespace costs nothing
 _NODE_ADDRESSES = 5.0  # seconds between looks at the node's own addresses
 
 Attach = Callable[[Workload, Doors], None]
@@ -60,6 +61,7 @@ class Ground:
         self._wanted: dict[str, Workload] = {}
         self._places: dict[str, Place] = {}
         self._faults: dict[str, str] = {}
+        self._retry: dict[str, float] = {}  # when what failed is tried again
         self._changed = trio.Event()
         self._node_addresses: frozenset[str] = frozenset()
         self._node_addresses_until = 0.0
@@ -109,6 +111,7 @@ class Ground:
         for key in [key for key in self._places if key not in self._wanted]:
             self._let_go(key, remove=True)
         self._faults = {key: fault for key, fault in self._faults.items() if key in self._wanted}
+        self._retry = {key: at for key, at in self._retry.items() if key in self._wanted}
         units: dict[str, Workload] = {}
         finder = _Finder()
         for key, workload in self._wanted.items():
@@ -123,12 +126,16 @@ class Ground:
             if place is not None and (path != place.namespace.path or netns.identity(path) != place.namespace.id):
                 self._let_go(key, remove=False)
                 place = None
+            if place is None and key in self._retry and time.monotonic() < self._retry[key]:
+                continue
             try:
                 if place is not None:
                     place.keep(workload)
                 else:
                     self._take(workload, path)
             except OSError as error:
+                if error.errno != errno.ENOENT:
+                    self._retry[key] = time.monotonic() + _RETRY
                 self._fail(key, f"{path or 'no network namespace has its addresses'}: {error.strerror or error}")
         self.host.settle(units)
         self.settled = True

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import ipaddress
 import os
 import socket
@@ -44,15 +45,18 @@ class Namespace:
     @contextlib.contextmanager
     def entered(self) -> Iterator[None]:
         """Be inside. The calling thread moves: nothing in this stretch may wait."""
-        home = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        home = _home()
+        _setns(self.fd)
         try:
-            _setns(self.fd)
-            try:
-                yield
-            finally:
-                _setns(home)
+            yield
         finally:
-            os.close(home)
+            _setns(home)
+
+
+@functools.cache
+def _home() -> int:
+    """The namespace that all our threads live in; first asked for while nobody is inside another."""
+    return os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
 
 
 def identity(path: str) -> tuple[int, int] | None:

@@ -37,11 +37,16 @@ class Place:
                 self.older = powers.established(_numbers(capture))
                 self.doors, self.fault = sockets.open_doors(config.ports, mark, config.dns.enabled)
                 undo.callback(self.doors.close)
-                route.install(capture.marks, config.service_range)
-                prepare_sysctls()
                 self.table = Table(path)
                 undo.callback(self.table.close)
                 self.table.put(self._ruleset())
+                # What fails from here on leaves the workload closed, not open: it is a fault to tell, not one to give up for.
+                try:
+                    route.up_loopback()
+                    route.install(capture.marks, config.service_range)
+                    prepare_sysctls()
+                except OSError as error:
+                    self.fault = f"{self.fault}; {error}".lstrip("; ")
             undo.pop_all()
 
     def __repr__(self) -> str:

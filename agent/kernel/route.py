@@ -12,10 +12,17 @@ from collections.abc import Iterable
 from agent.kernel.netlink import NETLINK_ROUTE, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, Netlink, NetlinkError, attribute
 from nodeproxy.ruleset import Marks
 
+_NEWLINK, _IFF_UP = 16, 1
 _NEWROUTE, _DELROUTE, _GETROUTE, _NEWRULE, _DELRULE = 24, 25, 26, 32, 33
 _FAMILIES = (socket.AF_INET, socket.AF_INET6)
 _LOCAL, _UNICAST = 2, 1
 _MAIN, _PROTOCOL = 254, 0xED  # a protocol number of our own, so that cleanup finds what is ours
+
+
+def up_loopback() -> None:
+    """Everything between us and a workload goes over lo, which a new namespace has down."""
+    with Netlink(NETLINK_ROUTE) as netlink:
+        netlink.ask("ip link set lo up", _NEWLINK, 0, struct.pack("=BBHiII", 0, 0, 0, socket.if_nametoindex("lo"), _IFF_UP, _IFF_UP))
 
 
 def install(marks: Marks, ranges: Iterable[str]) -> None:

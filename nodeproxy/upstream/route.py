@@ -6,7 +6,7 @@ Passing: destinations that are no business of the mesh.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 
 import trio
 
@@ -105,8 +105,8 @@ class Outward:
             return False
         destination = snapshot.destination(*conn.dialled)
         if destination.kind == "workload":
-            # A workload was dialled by its own address: any service that it serves may be named.
-            return not any(e.address == conn.dialled[0] for port in named.ports for e in port.endpoints)
+            # A workload was dialled by its own address: any service that it serves may be named, and the root of their splits.
+            return not any(e.address == conn.dialled[0] for e in _endpoints(snapshot, named))
         return destination.kind in ("service", "no-port")
 
 
@@ -135,7 +135,7 @@ class Inward:
 
     def misdirected(self, host: str) -> bool:
         named = self._conn.context.snapshot.named(host, self._conn.workload.namespace)
-        return named is not None and not any(e.workload == self._conn.workload.key for port in named.ports for e in port.endpoints)
+        return named is not None and not any(e.workload == self._conn.workload.key for e in _endpoints(self._conn.context.snapshot, named))
 
 
 class Probed(Inward):
@@ -179,6 +179,15 @@ def _verdict(snapshot: Snapshot, conn: Conn, endpoint: Endpoint, workload: Workl
         return Verdict(True, "enableEgress") if snapshot.mesh.egress else Verdict(False, "", "not-enrolled")
     caller = snapshot.workload(conn.workload.key)
     return snapshot.authorize(caller.identity if caller else None, workload, endpoint.port, request)
+
+
+def _endpoints(snapshot: Snapshot, service: Service) -> Iterator[Endpoint]:
+    """Everything that a call to a service may reach."""
+    backends = [snapshot.service(backend.service) for backend in service.split.backends] if service.split else []
+    for one in (service, *backends):
+        if one is not None:
+            for port in one.ports:
+                yield from port.endpoints
 
 
 def _port_of(service: Service | None, number: int) -> ServicePort | None:
