@@ -101,8 +101,11 @@ def _decode(raws: Iterable[RawObject], previous: Mapping[str, RawObject], proble
 
 def _settle(kind: str, check: Check, current: dict[str, Resource[Any]], previous: Mapping[str, RawObject], problems: list[Problem]) -> None:
     """Keep, replace or leave out every object of a kind."""
+    keys = [key for key in current if current[key].kind == kind]
+    if not keys:
+        return
     known = Input(current.values())
-    for key in [key for key in current if current[key].kind == kind]:
+    for key in keys:
         resource = current[key]
         faults = list(check(resource, known))
         if not faults:

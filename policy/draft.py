@@ -15,11 +15,11 @@ class Input:
 
     def __init__(self, resources: Iterable[Resource[Any]]) -> None:
         self._by_kind: dict[str, dict[str, Resource[Any]]] = {}
-        for resource in sorted(resources, key=lambda r: (r.kind, r.namespace, r.name)):
+        for resource in resources:
             self._by_kind.setdefault(resource.kind, {})[resource.key if resource.namespace else resource.name] = resource
 
     def all(self, kind: str) -> Iterable[Resource[Any]]:
-        return self._by_kind.get(kind, {}).values()
+        return sorted(self._by_kind.get(kind, {}).values(), key=lambda r: (r.namespace, r.name))
 
     def get(self, kind: str, key: str) -> Resource[Any] | None:
         """`key` is "namespace/name", or the name of an object that has no namespace."""

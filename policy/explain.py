@@ -9,6 +9,8 @@ from policy.match import Matcher, header_fits, path_fits
 from policy.model import Endpoint, Grant, HttpMatch, Identity, Request, Service, Workload
 from policy.snapshot import Snapshot
 
+_FITS = 1000  # closeness of a rule that lacks nothing
+
 
 class Explanation(Struct, frozen=True):
     """`steps` are what was found on the way; `lacked` is what kept the nearest rule from admitting this."""
@@ -130,29 +132,28 @@ def _lack(grant: Grant, port: int, request: Request | None, udp: bool) -> tuple[
         return 3, rule, f"{rule} admits HTTP requests only; add a TCPRoute to admit an opaque stream"
     closest = (3, f"{rule}: its HTTPRouteGroup has no match")
     for match in grant.http or ():
-        fit, lacked = _match_lack(match, request)
-        if 4 + fit > closest[0]:
-            closest = (4 + fit, f"match {match.name} of {rule} {lacked}")
+        missing, lacked = _match_lack(match, request)
+        near = max(_FITS - missing, 4)
+        if near > closest[0]:
+            closest = (near, f"match {match.name} of {rule} {lacked}")
     return closest[0], rule, closest[1]
 
 
 def _match_lack(match: HttpMatch, request: Request) -> tuple[int, str]:
-    """How many parts of a match fit, and the first that does not."""
+    """How much of a match does not fit, the path counting most, and that in words."""
     assert Matcher((match,)).first(request) < 0, "a match that fits lacks nothing"
-    fit, lacked = 0, ""
-    if path_fits(match, request.path):
-        fit += 2
-    else:
-        lacked = f"wants a path that begins with {match.path_regex!r}, this is {request.path!r}"
-    if not match.methods or request.method in match.methods:
-        fit += 1
-    elif not lacked:
-        lacked = f"wants method {' or '.join(match.methods)}, this is {request.method}"
+    missing = 0
+    lacked: list[str] = []
+    if not path_fits(match, request.path):
+        missing += 3
+        lacked.append(f"a path that begins with {match.path_regex!r}, this is {request.path!r}")
+    if match.methods and request.method not in match.methods:
+        missing += 1
+        lacked.append(f"method {' or '.join(match.methods)}, this is {request.method}")
     for name, pattern in match.headers:
         value = request.header(name)
-        if header_fits(pattern, value):
-            fit += 1
-        elif not lacked:
-            has = "is absent" if value is None else f"is {value!r}"
-            lacked = f"wants header {name} to have {pattern!r}; it {has}"
-    return fit, lacked or "does not fit"
+        if not header_fits(pattern, value):
+            missing += 1
+            has = "it is absent" if value is None else f"it is {value!r}"
+            lacked.append(f"header {name} to have {pattern!r}, {has}")
+    return missing, f"wants {'; and '.join(lacked)}" if lacked else "does not fit"

@@ -41,9 +41,10 @@ class Problem(Struct, frozen=True, order=True):
     hint: str = ""  # what to do about it
 
     def __str__(self) -> str:
+        where = f"{self.where}: " if self.where.file else ""
         what = f"{self.object}: " if self.object else ""
         hint = f" ({self.hint})" if self.hint else ""
-        return f"{self.where}: {self.severity}: {what}{self.message}{hint}"
+        return f"{where}{self.severity}: {what}{self.message}{hint}"
 
 
 class Identity(Struct, frozen=True, order=True):

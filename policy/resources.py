@@ -121,7 +121,7 @@ def unwrap(raws: Iterable[RawObject]) -> Iterable[RawObject]:
     """The objects, with `kind: List` taken apart."""
     for raw in raws:
         items = raw.data.get("items")
-        if raw.data.get("kind") in ("List", *(f"{kind}List" for kind in KINDS)) and isinstance(items, list):
+        if isinstance(items, list) and raw.data.get("kind") in ("List", *(f"{kind}List" for kind in KINDS)):
             for number, item in enumerate(items):
                 if isinstance(item, dict):
                     prefix = f"$.items[{number}]"

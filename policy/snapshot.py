@@ -117,6 +117,10 @@ class Snapshot(Struct, frozen=True, dict=True):
             return found[0] if found else None
         return next((workload for workload in found if port in workload.ports), None)
 
+    def has_address(self, address: str) -> bool:
+        """Is this the address of a workload or a Service of the mesh?"""
+        return address in self._by_address or address in self._service_by_address
+
     def destination(self, address: str, port: int) -> Destination:
         """What was dialled."""
         found = self._dialled.get((address, port))

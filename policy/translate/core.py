@@ -45,9 +45,9 @@ def check_workload(workload: Resource[Any], resources: Input) -> Iterable[Fault]
     for number, address in enumerate(spec.addresses):
         if not _is_address(address):
             yield f"$.spec.addresses[{number}]", f"{address!r} is no IP address", "write it without a prefix length"
-    if spec.netns and "/" in spec.netns and not spec.netns.startswith("/"):
+    if "\0" in spec.netns or spec.netns in (".", "..") or ("/" in spec.netns and not spec.netns.startswith("/")):
         yield "$.spec.netns", f"{spec.netns!r} is neither a name nor an absolute path", "a name under /run/netns, or a path"
-    if spec.systemd_unit and ("/" in spec.systemd_unit or "." not in spec.systemd_unit):
+    if spec.systemd_unit and ("/" in spec.systemd_unit or "\0" in spec.systemd_unit or "." not in spec.systemd_unit.strip(".")):
         yield "$.spec.systemdUnit", f"{spec.systemd_unit!r} is no unit's name", "write it as till.service"
     if spec.template and resources.get("Deployment", f"{workload.namespace}/{spec.template}") is None:
         yield (
@@ -68,6 +68,10 @@ def translate(resources: Input, draft: Draft) -> None:
     finder = _Finder(runners.values())
     needy = [s.key for s in services if not _cluster_ips(s.spec) and not _headless(s.spec)]
     draft.addresses = allot(needy, draft.kept, draft.ranges)
+    for service in services:
+        if service.key in draft.addresses and not draft.addresses[service.key]:
+            hint = "give the Service a clusterIP, or make serviceRange larger"
+            draft.report(service, "warning", "$", "no address is left for it in serviceRange, so nothing can call it by name", hint)
     # The ports that Services send to a workload are its ports too: they tell apart workloads that share an address.
     served: dict[str, set[int]] = {}
     for service in services:

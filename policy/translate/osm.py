@@ -91,7 +91,7 @@ def exclusions_of(draft: Draft, resource: Resource[Any]) -> Exclusions:
             else:
                 path = f"$.metadata.annotations.openservicemesh.io/{name}"
                 draft.report(
-                    resource, "error", path, f"{name}: {word!r} is no port", "ports are numbers from 1 to 65535, with commas between"
+                    resource, "warning", path, f"{name}: {word!r} is no port", "ports are numbers from 1 to 65535, with commas between"
                 )
         return found
 
@@ -103,7 +103,7 @@ def exclusions_of(draft: Draft, resource: Resource[Any]) -> Exclusions:
             except ValueError:
                 path = f"$.metadata.annotations.openservicemesh.io/{name}"
                 draft.report(
-                    resource, "error", path, f"{name}: {word!r} is no address range", "write it as 10.0.0.0/8, with commas between"
+                    resource, "warning", path, f"{name}: {word!r} is no address range", "write it as 10.0.0.0/8, with commas between"
                 )
         return found
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Set
 from typing import Any
 
@@ -12,6 +13,8 @@ from policy.resources import Resource
 from policy.shapes import HttpMatchSpec, TrafficSplit, TrafficTarget
 
 Fault = tuple[str, str, str]  # path, message, hint
+# The ends of a pattern that say what they mean: the end of the path, or anything. A backslash before "$" makes it a plain character.
+_END = re.compile(r"(?<!\\)(?:\\\\)*(?:\$|\\z|\.[*+])\)*\Z")
 _ROUTE_KINDS = ("HTTPRouteGroup", "TCPRoute", "UDPRoute")
 
 
@@ -94,8 +97,11 @@ def check_split(split: Resource[Any], resources: Input) -> Iterable[Fault]:
     for number, backend in enumerate(spec.backends):
         at = f"$.spec.backends[{number}].service"
         name = own_name(backend.service, split.namespace)
-        if name is None or (backend.namespace and backend.namespace != split.namespace):  # A21
-            yield at, f"backend {backend.service} is in another namespace", "backends are in the split's own"
+        if backend.namespace and backend.namespace != split.namespace:  # A21
+            message = f"backend {backend.namespace}/{backend.service} is in another namespace"
+            yield f"$.spec.backends[{number}].namespace", message, f"backends are in the split's own, {split.namespace}"
+        elif name is None:  # A21
+            yield at, f"backend {backend.service} is in another namespace", f"backends are in the split's own, {split.namespace}"
         elif name == root:  # N26
             yield at, f"backend {backend.service} is the root service itself", "name other services as backends"
         elif name in names:
@@ -115,9 +121,9 @@ def root_of(split: Resource[Any]) -> str | None:
 
 
 def own_name(service: str, namespace: str) -> str | None:
-    """svc, svc.ns, svc.ns.svc ... -> svc, when ns is this one; else None."""
-    name, _, rest = service.partition(".")
-    return name if not rest or rest.split(".")[0] == namespace else None
+    """svc, svc.ns, svc.ns.svc, svc.ns.svc.<cluster domain> -> svc, when ns is this one; else None."""
+    name, *rest = service.rstrip(".").split(".")
+    return name if not rest or (rest[0] == namespace and rest[1:2] in ([], ["svc"])) else None
 
 
 # translation: every object that comes here has passed its check
@@ -140,7 +146,7 @@ def _lint(group: Resource[Any], draft: Draft) -> None:
     """A1: a pathRegex is anchored to the beginning only, and people forget the end."""
     for number, match in enumerate(group.spec.matches):
         pattern = match.path_regex or ""
-        if pattern and not pattern.endswith(("$", ".*", ".*)", "\\z")):
+        if pattern and not _END.search(pattern):
             message = f"pathRegex {pattern!r} fits every path that begins so"
             draft.report(group, "notice", f"$.spec.matches[{number}].pathRegex", message, "end it with $ to mean that path alone")
 

@@ -44,15 +44,15 @@ status: {phase: Running, podIP: 10.0.0.1, podIPs: [{ip: 10.0.0.1}], conditions: 
 {apiVersion: config.openservicemesh.io/v1alpha2, kind: MeshConfig, metadata: {name: c, namespace: o}, spec: {traffic: {enableEgress: true, outboundIPRangeExclusionList: [10.0.0.0/8], outboundPortExclusionList: [25]}}}
 """
 OBJECTS = read(WORLD, "w.yaml").objects
+GOOD = build(OBJECTS)
 
+TEXT = st.text("a1.*/:-{[ \x00é", max_size=6)
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | TEXT,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3),
     max_leaves=6,
 )
-WORDS = st.sampled_from(
-    ["", "*", "(", "::1", "10.0.0.1", "shop", "web", "web.other", "80", "None", "2024", "ServiceAccount", "\x00"]
-)
+WORDS = st.sampled_from(["", "*", "(", "::1", "10.0.0.1", "shop", "web", "web.other", "80", "None", "2024", "ServiceAccount", "\x00"])
 
 
 def parts(value, path=()):
@@ -83,30 +83,28 @@ def answer(built):
 
 
 def test_the_world_has_no_problem():
-    built = build(OBJECTS)
-    assert [p for p in built.problems if p.severity != "notice"] == []
+    assert [p for p in GOOD.problems if p.severity != "notice"] == []
     assert {raw.data["kind"] for raw in OBJECTS} == set(KINDS) - {"ServiceAccount"}
 
 
 @given(st.permutations(range(len(OBJECTS))))
 def test_the_order_of_objects_changes_nothing(order):
-    assert answer(build([OBJECTS[i] for i in order])) == answer(build(OBJECTS))
+    assert answer(build([OBJECTS[i] for i in order])) == answer(GOOD)
 
 
-@given(
-    st.lists(st.dictionaries(st.text(max_size=8) | st.sampled_from(["kind", "apiVersion", "metadata", "spec", "items"]), JSON), max_size=4)
-)
+@settings(max_examples=50)
+@given(st.lists(st.dictionaries(TEXT | st.sampled_from(["kind", "apiVersion", "metadata", "spec", "items"]), JSON), max_size=4))
 def test_any_data_makes_problems_and_nothing_else(objects):
     raws = [RawObject(data, Where("any.yaml", 1), {}) for data in objects]
     built = build([*OBJECTS, *raws])
-    assert built.snapshot.grants == build(OBJECTS).snapshot.grants
+    assert built.snapshot.grants == GOOD.snapshot.grants
 
 
-@settings(max_examples=400, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.too_slow])
 @given(st.sampled_from(PLACES), st.just(...) | WORDS | JSON)
 def test_any_change_to_a_good_object_makes_problems_at_most(place, value):
     number, path = place
-    good = build(OBJECTS)
+    good = GOOD
     changed = replaced(number, path, value)
     raws = [changed if i == number else raw for i, raw in enumerate(OBJECTS)]
     built = build(raws, good.accepted, good.snapshot.addresses)

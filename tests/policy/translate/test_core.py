@@ -1,5 +1,6 @@
-"""translate/core.py and translate/osm.py: pods, slices, enrolment, probes, exclusions, MeshConfig."""
+"""translate/core.py: pods, workloads, services and what serves them."""
 
+import pytest
 import yaml
 
 from policy.build import build
@@ -107,3 +108,103 @@ def test_shared_addresses_are_told_apart_by_port():
     assert snapshot.workload_at("10.0.0.1", 81).name == "b"
     assert snapshot.workload_at("10.0.0.1", 82) is None
     assert snapshot.destination("10.0.0.1", 82).kind == "external"
+
+
+UNIT = "{{apiVersion: edgemesh.io/v1alpha1, kind: Workload, metadata: {{name: {0}, namespace: n}}, spec: {1}}}"
+
+
+@pytest.mark.parametrize(
+    ("spec", "says"),
+    [
+        ("{netns: a, systemdUnit: a.service}", "both netns and systemdUnit"),
+        ("{addresses: [10.0.0.0/8]}", "is no IP address"),
+        ("{addresses: [fe80::1%eth0]}", "is no IP address"),
+        ("{netns: a/b}", "neither a name nor an absolute path"),
+        ("{netns: ..}", "neither a name nor an absolute path"),
+        ('{netns: "a\\0b"}', "neither a name nor an absolute path"),
+        ("{systemdUnit: till}", "is no unit's name"),
+        ("{systemdUnit: ../x.service}", "is no unit's name"),
+        ("{ports: [{port: 0}]}", "spec.ports[0].port"),
+        ("{adresses: []}", "unknown field spec.adresses"),
+    ],
+)
+def test_a_workload_that_cannot_be_is_refused(spec, says):
+    built = made(UNIT.format("w", spec))
+    assert [p.severity for p in built.problems] == ["error"]
+    assert says in built.problems[0].message
+    assert built.snapshot.workloads == ()
+
+
+@pytest.mark.parametrize(
+    "spec", ["{netns: a}", "{netns: /proc/1/ns/net}", "{systemdUnit: till@1.service}", "{}", '{addresses: ["FD00::0001"]}']
+)
+def test_a_workload_that_can_be_is_taken(spec):
+    built = made(UNIT.format("w", spec))
+    assert built.problems == ()
+    assert len(built.snapshot.workloads) == 1
+    assert built.snapshot.workloads[0].addresses in ((), ("fd00::1",))
+
+
+SERVICE = "{{apiVersion: v1, kind: Service, metadata: {{name: s, namespace: n}}, spec: {{selector: {{app: a}}, ports: [{0}]}}}}"
+
+
+@pytest.mark.parametrize(
+    ("port", "protocol"),
+    [
+        ("{port: 80}", ""),
+        ("{port: 80, name: http}", "http"),
+        ("{port: 80, name: http-web}", "http"),
+        ("{port: 80, name: httpx}", ""),
+        ("{port: 80, name: tcp-echo}", "tcp"),
+        ("{port: 80, name: tcp-server-first-db}", "tcp-server-first"),
+        ("{port: 80, name: http, appProtocol: tcp}", "tcp"),
+        ("{port: 80, name: http, appProtocol: HTTPS}", "tcp"),
+        ("{port: 80, name: grpc-api}", "grpc"),
+        ("{port: 80, appProtocol: kubernetes.io/h2c}", "grpc"),
+        ("{port: 80, name: http, appProtocol: smoke}", ""),
+    ],
+)
+def test_the_protocol_that_a_service_declares(port, protocol):
+    built = made(SERVICE.format(port))
+    assert built.snapshot.service("n/s").ports[0].protocol == protocol
+    assert [p.severity for p in built.problems] == (["warning"] if "smoke" in port else [])
+
+
+@pytest.mark.parametrize(
+    ("port", "endpoints"),
+    [
+        ("{port: 80}", ["10.0.0.1:80"]),
+        ("{port: 80, targetPort: 81}", ["10.0.0.1:81"]),
+        ("{port: 80, targetPort: '82'}", ["10.0.0.1:82"]),
+        ("{port: 80, targetPort: web}", ["10.0.0.1:8080"]),
+        ("{port: 80, targetPort: gone}", []),
+        ("{port: 80, targetPort: 70000}", []),
+        ("{port: 80, targetPort: ''}", ["10.0.0.1:80"]),
+    ],
+)
+def test_the_target_port(port, endpoints):
+    workload = UNIT.format("w", "{labels: {app: a}, addresses: [10.0.0.1], ports: [{port: 8080, name: web}]}")
+    assert [str(e) for e in made(f"{SERVICE.format(port)}\n---\n{workload}").snapshot.service("n/s").ports[0].endpoints] == endpoints
+
+
+def test_a_port_that_a_service_sends_to_tells_units_apart_too():
+    text = f"{SERVICE.format('{port: 80, targetPort: 8080}')}\n---\n" + UNIT.format("a", "{labels: {app: a}, addresses: [10.0.0.1]}")
+    snapshot = made(text + "\n---\n" + UNIT.format("b", "{addresses: [10.0.0.1], ports: [{port: 9090}]}")).snapshot
+    assert snapshot.workload_at("10.0.0.1", 8080).name == "a"
+    assert snapshot.workload_at("10.0.0.1", 9090).name == "b"
+
+
+def test_a_service_without_room_in_the_range_is_pointed_out():
+    objects = [
+        RawObject(
+            {"apiVersion": "v1", "kind": "Service", "metadata": {"name": f"s{n}", "namespace": "n"}, "spec": {"ports": [{"port": 80}]}},
+            Where("s", n),
+            {},
+        )
+        for n in range(1, 4)
+    ]
+    built = build(objects, ranges=["10.0.0.0/30"])
+    assert [p.object for p in built.problems] == ["Service n/s3"]
+    assert [len(s.addresses) for s in built.snapshot.services] == [1, 1, 0]
+    again = build(objects, addresses=built.snapshot.addresses, ranges=["10.0.0.0/30"])
+    assert again.snapshot == built.snapshot
