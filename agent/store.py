@@ -164,6 +164,7 @@ class Store:
             self._fault = (_FAULT,)
             return None
         self._fault = ()
+        built.snapshot.warm()
         self._good = built.accepted
         self._addresses = built.snapshot.addresses
         number = self.published.number + 1 if self.published else 1

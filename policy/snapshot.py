@@ -102,6 +102,13 @@ class Snapshot(Struct, frozen=True, dict=True):
     def _split_matchers(self) -> Mapping[str, Matcher]:
         return {s.key: Matcher(s.split.matches) for s in self.services if s.split is not None and s.split.matches is not None}
 
+    def warm(self) -> Snapshot:
+        """Make every index now, so that no request has to wait for it. Answers itself."""
+        for name, value in vars(type(self)).items():
+            if isinstance(value, cached_property):
+                getattr(self, name)
+        return self
+
     # lookups
 
     def workload(self, key: str) -> Workload | None:

@@ -166,3 +166,12 @@ def test_a_decision_touches_the_grants_between_two_identities_alone(monkeypatch)
     assert not crowded.authorize(READ.source, W1, 80, PLAIN).allowed
     assert not crowded.authorize(Identity("front", "nobody"), W1, 80, PLAIN).allowed
     assert ready == [1, 0]
+
+
+def test_a_warm_snapshot_has_nothing_left_to_make():
+    snapshot = Snapshot("node").warm()
+    made = set(snapshot.__dict__)
+    snapshot.destination("10.0.0.1", 80)
+    snapshot.workload("a/b")
+    snapshot.named("a.b", "c")
+    assert set(snapshot.__dict__) == made
