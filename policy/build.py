@@ -18,7 +18,7 @@ from policy.model import Problem
 from policy.resources import RawObject, Resource, Unread, decode, identify, key_of, unwrap
 from policy.snapshot import Snapshot
 from policy.translate import TRANSLATORS, osm, smi
-from policy.translate.core import check_workload
+from policy.translate.core import STANDS_ALONE, check_workload
 
 Fault = tuple[str, str, str]  # path, message, hint
 Check = Callable[[Resource[Any], Input], Iterable[Fault]]
@@ -81,6 +81,8 @@ def _decode(raws: Iterable[RawObject], previous: Mapping[str, RawObject], proble
             broken.append((raw, found))
         else:
             key = key_of(found.kind, found.namespace, found.name)
+            if key in current and raw.where == current[key].raw.where and _age(found) < _age(current[key]):
+                found, current[key] = current[key], found  # nothing tells which stands first: not the order that we were given either
             if key in current:
                 message = f"stands a second time; the one at {current[key].raw.where} is in force"
                 problems.append(found.problem("error", "$", message, "keep one of them"))
@@ -99,6 +101,10 @@ def _decode(raws: Iterable[RawObject], previous: Mapping[str, RawObject], proble
     return current
 
 
+def _age(resource: Resource[Any]) -> tuple[str, str]:
+    return resource.metadata.creation_timestamp or "9", repr(resource.raw.data)
+
+
 def _settle(kind: str, check: Check, current: dict[str, Resource[Any]], previous: Mapping[str, RawObject], problems: list[Problem]) -> None:
     """Keep, replace or leave out every object of a kind."""
     keys = [key for key in current if current[key].kind == kind]
@@ -115,6 +121,8 @@ def _settle(kind: str, check: Check, current: dict[str, Resource[Any]], previous
         if isinstance(before, Resource) and before.raw is not resource.raw and not list(check(before, known)):
             current[key] = before
             problems += map(_kept, found)
+        elif all(path == STANDS_ALONE for path, _, _ in faults):
+            problems += found  # it stays, with what it says itself: a workload that left the mesh would be left open
         else:
             del current[key]
             problems += found

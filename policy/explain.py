@@ -36,6 +36,10 @@ def explain(
     services, more = _split(snapshot, whom, request, steps)
     if more is not None:
         return more
+    idle = [s for s in services if not any(p.port == port and (p.transport == "udp") == udp and p.endpoints for p in s.ports)]
+    if 0 < len(idle) < len(services):  # N22, A16: its share goes to the others
+        steps.append(f"{', '.join(s.key for s in idle)} has no endpoint for port {port} and takes no turns")
+        services = [s for s in services if s not in idle]
     found: list[Explanation] = []
     for service in services:
         ports = [p for p in service.ports if p.port == port and (p.transport == "udp") == udp]

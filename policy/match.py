@@ -30,19 +30,22 @@ def _options() -> Any:
 _OPTIONS = _options()
 
 
+@lru_cache(maxsize=8192)
 def bad_pattern(pattern: str) -> str:
-    """Why a pattern cannot be used; "" when it can."""
+    """Why a pattern cannot be used; "" when it can. The answer is kept, not the program: few of those are ever run alone."""
     if len(pattern) > _LONGEST:
         return f"is longer than {_LONGEST} characters"
     try:
-        _compiled(pattern)
+        re2.compile(pattern, _OPTIONS)
+    except UnicodeEncodeError:
+        return "is not text"
     except re2.error as error:
         fault = error.args[0] if error.args else ""
         return fault.decode("utf-8", "replace") if isinstance(fault, bytes) else str(fault) or "not a regular expression"
     return ""
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=512)
 def _compiled(pattern: str) -> Any:
     return re2.compile(pattern, _OPTIONS)
 

@@ -117,17 +117,32 @@ class Unread(Struct, frozen=True):
     where: Where
 
 
+_LISTS = frozenset(("List", *(f"{kind}List" for kind in KINDS)))
+_DEEPEST = 8  # lists inside lists; kubectl writes one
+
+
 def unwrap(raws: Iterable[RawObject]) -> Iterable[RawObject]:
-    """The objects, with `kind: List` taken apart."""
+    """The objects, with `kind: List` taken apart. What is no object in a list is one without a kind, and is reported as that."""
     for raw in raws:
-        items = raw.data.get("items")
-        if isinstance(items, list) and raw.data.get("kind") in ("List", *(f"{kind}List" for kind in KINDS)):
-            for number, item in enumerate(items):
-                if isinstance(item, dict):
-                    prefix = f"$.items[{number}]"
-                    yield from unwrap([RawObject(item, Where(raw.where.file, raw.line(prefix)), _Shifted(raw, prefix))])
+        if _is_list(raw.data):
+            yield from _items(raw, raw.data, "$", _DEEPEST)
         else:
             yield raw
+
+
+def _items(raw: RawObject, data: Mapping[str, Any], path: str, deeper: int) -> Iterable[RawObject]:
+    for number, item in enumerate(data.get("items") or ()):
+        at = f"{path}.items[{number}]"
+        found = item if isinstance(item, dict) else {}
+        if deeper and _is_list(found):
+            yield from _items(raw, found, at, deeper - 1)
+        else:
+            yield RawObject(found, Where(raw.where.file, raw.line(at)), _Shifted(raw, at))
+
+
+def _is_list(data: Mapping[str, Any]) -> bool:
+    kind = data.get("kind")
+    return isinstance(kind, str) and kind in _LISTS and isinstance(data.get("items"), list | None)
 
 
 class _Shifted(dict[str, int]):
@@ -169,6 +184,9 @@ def decode(raw: RawObject) -> Resource[Any] | Unread | Problem | None:
         return _invalid(wrong, error, "$.metadata")
     if not metadata.name:
         return wrong("$.metadata", "no metadata.name")
+    for field_name, value in (("name", metadata.name), ("namespace", metadata.namespace)):
+        if "/" in value:  # "namespace/name" names an object everywhere, and must name one
+            return wrong(f"$.metadata.{field_name}", f"metadata.{field_name} is {value!r}", "names have no slash")
     if kind.strict:
         for field_name in data:
             if field_name not in ("apiVersion", "kind", "metadata", "spec", "status"):
@@ -208,7 +226,7 @@ def _name(data: Mapping[str, Any]) -> str:
 
 def _invalid(wrong: Any, error: msgspec.ValidationError, prefix: str) -> Problem:
     message, _, path = str(error).partition(" - at `")
-    path = path.rstrip("`") or "$"
+    path = path.rpartition("` in `")[2].rstrip("`") or "$"  # "key` in `$.labels" when a key is wrong
     full = prefix + path[1:]
     hint = ""
     if message.startswith("Object contains unknown field"):
@@ -216,6 +234,8 @@ def _invalid(wrong: Any, error: msgspec.ValidationError, prefix: str) -> Problem
         full = f"{full}.{unknown}"
         message = f"unknown field {full[2:]}"
     else:
+        if message.endswith("of length >= 1") and "array" in message:
+            hint = "name at least one, or leave it out"
         message = f"{full[2:]}: {message}"
     problem: Problem = wrong(full, message, hint)
     return problem

@@ -30,6 +30,8 @@ class _Lax(Struct, frozen=True, rename="camel"):
 Port = Annotated[int, Meta(ge=1, le=65535)]
 PortNumber = Annotated[int, Meta(ge=0, le=65535)]
 Method = Annotated[str, Meta(min_length=1)]
+# An empty list is not the same as none: in SMI, a list left out means everything, and one that became empty by mistake must not.
+_SOME = Meta(min_length=1)
 
 
 # SMI specs.smi-spec.io
@@ -38,8 +40,10 @@ Method = Annotated[str, Meta(min_length=1)]
 class HttpMatchSpec(_Strict, frozen=True):
     name: Annotated[str, Meta(min_length=1)]
     path_regex: str | None = None
-    methods: tuple[Method, ...] | None = None
-    headers: tuple[dict[str, str], ...] | dict[str, str] | None = None  # prose says map, SDK and CRD list of maps: both are read
+    methods: Annotated[tuple[Method, ...], _SOME] | None = None
+    headers: Annotated[tuple[dict[str, str], ...], _SOME] | Annotated[dict[str, str], _SOME] | None = (
+        None  # prose says map, SDK and CRD list of maps: both are read
+    )
 
 
 class HTTPRouteGroup(_Strict, frozen=True):
@@ -48,7 +52,7 @@ class HTTPRouteGroup(_Strict, frozen=True):
 
 class PortMatch(_Strict, frozen=True):
     name: str = ""
-    ports: tuple[Port, ...] | None = None
+    ports: Annotated[tuple[Port, ...], _SOME] | None = None
 
 
 class PortRoute(_Strict, frozen=True):
@@ -70,7 +74,7 @@ class Subject(_Strict, frozen=True):
 class RouteRef(_Strict, frozen=True):
     kind: str
     name: Annotated[str, Meta(min_length=1)]
-    matches: tuple[str, ...] | None = None
+    matches: Annotated[tuple[str, ...], _SOME] | None = None
 
 
 class TrafficTarget(_Strict, frozen=True):
@@ -97,7 +101,7 @@ class BackendSpec(_Strict, frozen=True):
 class TrafficSplit(_Strict, frozen=True):
     service: Annotated[str, Meta(min_length=1)]
     backends: tuple[BackendSpec, ...]
-    matches: tuple[ObjectRef, ...] | None = None
+    matches: Annotated[tuple[ObjectRef, ...], _SOME] | None = None
 
 
 # OSM config.openservicemesh.io/v1alpha2
@@ -107,12 +111,12 @@ class MeshTraffic(_Strict, frozen=True):
     interception_mode: str = ""
     enable_egress: bool = True
     enable_permissive_traffic_policy_mode: bool = False
-    outbound_ip_range_exclusion_list: tuple[str, ...] = field(name="outboundIPRangeExclusionList", default=())
-    outbound_ip_range_inclusion_list: tuple[str, ...] = field(name="outboundIPRangeInclusionList", default=())
-    outbound_port_exclusion_list: tuple[Port, ...] = ()
-    inbound_port_exclusion_list: tuple[Port, ...] = ()
+    outbound_ip_range_exclusion_list: tuple[str, ...] | None = field(name="outboundIPRangeExclusionList", default=None)
+    outbound_ip_range_inclusion_list: tuple[str, ...] | None = field(name="outboundIPRangeInclusionList", default=None)
+    outbound_port_exclusion_list: tuple[Port, ...] | None = None
+    inbound_port_exclusion_list: tuple[Port, ...] | None = None
     inbound_external_authorization: Any = None
-    network_interface_exclusion_list: tuple[str, ...] = ()
+    network_interface_exclusion_list: tuple[str, ...] | None = None  # charts write an empty list as null
     http1_per_request_load_balancing: bool = False
     http2_per_request_load_balancing: bool = True
 

@@ -29,6 +29,10 @@ _APP_PROTOCOLS: dict[str, Protocol] = {
 }
 
 
+# The one reference that a Workload can do without: it stays captured, with fewer labels and perhaps the default account.
+STANDS_ALONE = "$.spec.template"
+
+
 class Runner(Struct):
     """A workload, and what only building needs to know of it."""
 
@@ -58,7 +62,12 @@ def check_workload(workload: Resource[Any], resources: Input) -> Iterable[Fault]
 
 
 def translate(resources: Input, draft: Draft) -> None:
-    runners = {**_pods(resources, draft), **_workloads(resources, draft)}
+    pods, workloads = _pods(resources, draft), _workloads(resources, draft)
+    for key in sorted(pods.keys() & workloads.keys()):
+        listed = resources.get("Workload", key)
+        assert listed is not None
+        draft.report(listed, "warning", "$.metadata.name", f"there is a Pod {key} too, which is not looked at", "give one another name")
+    runners = {**pods, **workloads}
     services = list(resources.all("Service"))
     slices: dict[str, list[Resource[Any]]] = {}
     for one in resources.all("EndpointSlice"):
@@ -143,11 +152,11 @@ def _workloads(resources: Input, draft: Draft) -> dict[str, Runner]:
         containers: tuple[Container, ...] = ()
         if spec.template:
             deployment = resources.get("Deployment", f"{resource.namespace}/{spec.template}")
-            assert deployment is not None, "checked"
-            template = deployment.spec.template
-            labels = {**(template.metadata.labels or {}), **labels}
-            account = account or template.spec.service_account_name or template.spec.service_account or ""
-            containers = template.spec.containers or ()
+            if deployment is not None:
+                template = deployment.spec.template
+                labels = {**(template.metadata.labels or {}), **labels}
+                account = account or template.spec.service_account_name or template.spec.service_account or ""
+                containers = template.spec.containers or ()
         named, numbers = _container_ports(containers)
         named = {**named, **{p.name: p.port for p in spec.ports if p.name}}
         numbers = tuple(sorted({*numbers, *(p.port for p in spec.ports)}))

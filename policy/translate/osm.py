@@ -18,8 +18,9 @@ _YES, _NO = ("enabled", "yes", "true"), ("disabled", "no", "false")
 
 
 def translate(resources: Input, draft: Draft) -> None:
-    """One MeshConfig speaks for the mesh: the first by name; others are told that they do not."""
-    configs = list(resources.all("MeshConfig"))
+    """One MeshConfig speaks for the mesh; others are told that they do not."""
+    _warn_of_injection(resources, draft)
+    configs = sorted(resources.all("MeshConfig"), key=_precedence)
     if not configs:
         return
     for other in configs[1:]:
@@ -28,11 +29,27 @@ def translate(resources: Input, draft: Draft) -> None:
     traffic = spec.traffic
     draft.mesh = Mesh(permissive=traffic.enable_permissive_traffic_policy_mode, egress=traffic.enable_egress)
     draft.exclusions = Exclusions(
-        tuple(sorted(set(traffic.inbound_port_exclusion_list))),
-        tuple(sorted(set(traffic.outbound_port_exclusion_list))),
-        cidrs(traffic.outbound_ip_range_exclusion_list),
-        cidrs(traffic.outbound_ip_range_inclusion_list),
+        tuple(sorted(set(traffic.inbound_port_exclusion_list or ()))),
+        tuple(sorted(set(traffic.outbound_port_exclusion_list or ()))),
+        cidrs(traffic.outbound_ip_range_exclusion_list or ()),
+        cidrs(traffic.outbound_ip_range_inclusion_list or ()),
     )
+
+
+def _precedence(config: Resource[Any]) -> tuple[bool, str, str, str]:
+    """OSM's own comes first, so that one in a namespace of somebody else does not open the mesh; then the oldest."""
+    return config.name != "osm-mesh-config", config.metadata.creation_timestamp or "9", config.namespace, config.name
+
+
+def _warn_of_injection(resources: Input, draft: Draft) -> None:
+    for kind in ("Namespace", "Pod", "Workload"):
+        for resource in resources.all(kind):
+            value = resource.annotations.get(INJECTION)
+            if value is not None and value.lower() not in (*_YES, *_NO):
+                path = f"$.metadata.annotations.{INJECTION}"
+                draft.report(
+                    resource, "warning", path, f"{INJECTION} is {value!r}, which says neither yes nor no", "write enabled or disabled"
+                )
 
 
 def check_mesh_config(resource: Resource[Any]) -> Iterable[tuple[str, str, str]]:
@@ -42,7 +59,7 @@ def check_mesh_config(resource: Resource[Any]) -> Iterable[tuple[str, str, str]]
         ("outboundIPRangeExclusionList", traffic.outbound_ip_range_exclusion_list),
         ("outboundIPRangeInclusionList", traffic.outbound_ip_range_inclusion_list),
     ):
-        for number, value in enumerate(values):
+        for number, value in enumerate(values or ()):
             try:
                 ipaddress.ip_network(value.strip(), strict=False)
             except ValueError:

@@ -227,11 +227,10 @@ def _split(split: Resource[Any], roots: Set[str], resources: Input, draft: Draft
         if service is None:  # N24
             draft.report(split, "notice", at, f"there is no Service {backend.service} yet; it gets nothing")
         else:  # N22
-            missing = {p.port for p in root.ports} - {p.port for p in service.ports}
+            missing = {(p.port, p.transport) for p in root.ports} - {(p.port, p.transport) for p in service.ports}
             if missing:
-                draft.report(
-                    split, "warning", at, f"{backend.service} has no port {', '.join(map(str, sorted(missing)))} and gets nothing there"
-                )
+                named = ", ".join(str(port) if transport == "tcp" else f"{port}/{transport}" for port, transport in sorted(missing))
+                draft.report(split, "warning", at, f"{backend.service} has no port {named} and gets nothing there")
     matches: tuple[HttpMatch, ...] | None = None
     if spec.matches:
         found: list[HttpMatch] = []

@@ -135,3 +135,35 @@ def test_junk_never_raises(junk):
     built = made([*raws(), RawObject(junk, Where("j.yaml", 1), {})])
     assert allowed(built)
     assert any(p.where.file == "j.yaml" for p in built.problems)
+
+
+def test_of_two_at_one_place_the_older_stands_whatever_their_order():
+    place = Where("https://api/", 0)
+    routes = of(raws(), "HTTPRouteGroup").data
+    pair = [
+        RawObject({**routes, "metadata": {**routes["metadata"], "creationTimestamp": f"202{n}-01-01T00:00:00Z"}, "spec": spec}, place, {})
+        for n, spec in ((5, {"matches": [{"name": "a", "pathRegex": "/new"}]}), (4, {"matches": [{"name": "a", "pathRegex": "/old"}]}))
+    ]
+    rest = [raw for raw in raws() if raw.data["kind"] != "HTTPRouteGroup"]
+    for order in (pair, pair[::-1]):
+        built = made([*rest, *order])
+        assert allowed(built, "/old")
+        assert not allowed(built, "/new")
+        assert [p.object for p in built.problems if p.severity == "error"] == ["HTTPRouteGroup shop/r"]
+
+
+def test_a_pod_and_a_workload_of_one_name_are_pointed_out():
+    pod = RawObject({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "s1", "namespace": "shop"}}, Where("p.yaml", 1), {})
+    built = made([*raws(), pod])
+    assert built.snapshot.workload("shop/s1").addresses == ("10.0.0.1",)
+    assert any(p.object == "Workload shop/s1" and "a Pod shop/s1 too" in p.message for p in built.problems)
+
+
+def test_a_port_of_another_transport_does_not_make_a_backend():
+    udp = [
+        raw
+        if raw.data["metadata"]["name"] != "store-v1"
+        else RawObject({**raw.data, "spec": {"ports": [{"port": 80, "protocol": "UDP"}]}}, raw.where, {})
+        for raw in raws()
+    ]
+    assert any("store-v1 has no port 80" in p.message for p in made(udp).problems)

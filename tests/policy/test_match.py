@@ -36,7 +36,7 @@ def test_the_first_match_that_fits_wins():
     assert matcher.first(Request("GET", "/y")) == 2
 
 
-@pytest.mark.parametrize("pattern", ["(", r"(?=x)", r"(a)\1", "a++", "[z-a]", "*", "x" * 5000])
+@pytest.mark.parametrize("pattern", ["(", r"(?=x)", r"(a)\1", "a++", "[z-a]", "*", "x" * 5000, "/\ud800"])
 def test_what_re2_does_not_take_is_said(pattern):
     assert bad_pattern(pattern)
 

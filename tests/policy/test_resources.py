@@ -1,5 +1,7 @@
 """resources.py: typing, lines, versions."""
 
+import pytest
+
 from policy.model import Problem, Where
 from policy.resources import RawObject, Resource, decode, unwrap
 
@@ -62,3 +64,33 @@ def test_a_version_that_is_not_read_says_which_are():
     found = decode(raw(target() | {"apiVersion": "access.smi-spec.io/v1alpha1"}))
     assert isinstance(found, Problem)
     assert "v1alpha3" in found.hint
+
+
+def test_lists_in_lists_and_what_is_no_object():
+    inner = {"kind": "List", "items": [target()]}
+    found = list(unwrap([raw({"kind": "List", "items": [inner, 1]}, {"$.items[0].items[0].spec": 5, "$.items[1]": 9})]))
+    assert [one.data.get("kind") for one in found] == ["TrafficTarget", None]
+    assert found[0].line("$.spec.destination") == 5
+    assert isinstance(problem := decode(found[1]), Problem)
+    assert problem.where.line == 9
+    assert list(unwrap([raw({"kind": "List", "items": None})])) == []
+
+
+def test_lists_without_end_are_left_alone():
+    data = target()
+    for _ in range(3000):
+        data = {"apiVersion": "v1", "kind": "List", "items": [data]}
+    assert [one.data["kind"] for one in unwrap([raw(data)])] == ["List"]
+
+
+@pytest.mark.parametrize("metadata", [{"name": "b/c", "namespace": "a"}, {"name": "c", "namespace": "a/b"}])
+def test_names_have_no_slash(metadata):
+    found = decode(raw({**target(), "metadata": metadata}))
+    assert isinstance(found, Problem)
+    assert "no slash" in found.hint
+
+
+def test_a_wrong_key_is_named_with_its_path():
+    found = decode(raw({**target(), "metadata": {"name": "t", "labels": {1: "x"}}}, {"$.metadata.labels": 3}))
+    assert isinstance(found, Problem)
+    assert (found.where.line, found.message) == (3, "metadata.labels: Expected `str`, got `int`")

@@ -98,7 +98,9 @@ def test_mesh_config():
 def test_a_template_that_is_not_there_is_reported():
     text = "{apiVersion: edgemesh.io/v1alpha1, kind: Workload, metadata: {name: w, namespace: n}, spec: {template: gone}}"
     built = made(text)
-    assert built.snapshot.workloads == ()
+    (workload,) = built.snapshot.workloads
+    assert workload.service_account == "default"
+    assert workload.enrolled, "left out of the mesh it would be left open"
     assert "no Deployment n/gone" in built.problems[0].message
 
 
