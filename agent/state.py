@@ -109,7 +109,9 @@ class State:
 def _replace(path: Path, data: bytes) -> None:
     """Put `data` at `path` so that at every moment the old or the new content is there whole, on the disk too."""
     new = path.with_suffix(".new")
-    descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    with contextlib.suppress(FileNotFoundError):
+        new.unlink()  # what a stop in the middle left, or a link that somebody laid
+    descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(data)

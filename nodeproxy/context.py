@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import resource
+import sys
 from collections.abc import Collection
 from typing import TYPE_CHECKING, Literal, Protocol
 
@@ -59,6 +61,8 @@ class Context:
         self.ports = ports
         self.sink = sink
         self.dns_ttl = 5  # seconds; CoreDNS's kubernetes plugin has the same
+        soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        self.descriptors = sys.maxsize if soft == resource.RLIM_INFINITY else soft  # of this process; a connection takes two
         self.draining = False  # callers are told to come back on another connection
         self.conns: dict[int, Conn] = {}
         self.captured: set[str] = set()  # keys of the workloads whose doors are open here

@@ -20,6 +20,7 @@ class Limits(Struct, frozen=True, rename="camel", forbid_unknown_fields=True):
     response_timeout: float = 300.0  # from the end of a request to the head of its response
     pool_idle_timeout: float = 30.0  # an upstream HTTP connection that nobody uses
     pool_idle_per_endpoint: int = 64  # idle upstream connections kept for one caller address and endpoint
+    pool_idle_per_workload: int = 512  # and for all callers and endpoints behind the doors of one workload
     drain_timeout: float = 10.0  # what running connections get on SIGTERM
     buffer_bytes: int = 65536  # read at once; what one direction of one connection may hold
 

@@ -52,9 +52,27 @@ async def accept_forever(
         stream = trio.SocketStream(sock)
         if not gate.enter():
             abort(stream)
-            _record_turned_away(context, workload, inbound, peer[0])
+            _record_turned_away(context, workload, inbound, peer[0], f"{context.limits.connections} are open")
+            continue
+        if _takes_too_much(context, gate):
+            gate.leave()
+            gate.refused += 1
+            abort(stream)
+            _record_turned_away(context, workload, inbound, peer[0], "descriptors run short, and this door has more than its share")
             continue
         nursery.start_soon(_own, context, stream, workload, inbound, (peer[0], peer[1]), door, gate)
+
+
+def _takes_too_much(context: Context, gate: Gate) -> bool:
+    """Do descriptors run short, and does this door hold more than its share of them? A quarter is kept for those that do not.
+
+    Without this, one workload within its limit could leave none to the others where the limit of descriptors is low.
+    """
+    for_all = context.descriptors * 3 // 4
+    if 2 * len(context.conns) + len(context.pool) < for_all:
+        return False
+    context.pool.close()  # what rests there is a convenience
+    return 2 * len(context.conns) >= for_all and 2 * gate.open > for_all // (2 * max(len(context.captured), 1))
 
 
 async def _own(
@@ -99,7 +117,7 @@ async def _own(
                 conn.report.close(flag, detail)
 
 
-def _record_turned_away(context: Context, workload: Workload, inbound: bool, address: str) -> None:
+def _record_turned_away(context: Context, workload: Workload, inbound: bool, address: str, why: str) -> None:
     """A connection over the workload's limit costs us no more than this: nothing is asked of the kernel about it."""
     record = Record(
         kind="connection",
@@ -114,7 +132,7 @@ def _record_turned_away(context: Context, workload: Workload, inbound: bool, add
         endpoint="",
         protocol="",
     )
-    Report(context.sink, record).close("too-many-connections", f"{context.limits.connections} are open")
+    Report(context.sink, record).close("too-many-connections", why)
 
 
 def aimed_at(stream: trio.SocketStream) -> tuple[tuple[str, int], bool]:

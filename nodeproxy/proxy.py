@@ -73,7 +73,7 @@ class Proxy:
         self.context.captured.discard(key)
         house.accepting.cancel()
         house.living.cancel()
-        self.context.pool.forget(house.workload.addresses)
+        self.context.pool.forget(house.workload.addresses, key)
 
     def publish(self, snapshot: Snapshot) -> int:
         """Put a snapshot in force: new requests are decided by it at once, and what it forbids is cut. Answers how many were cut."""

@@ -28,6 +28,7 @@ from nodeproxy.http.reach import decide, dialled, resting
 from nodeproxy.relay import relay
 from nodeproxy.stream import Peeked
 from nodeproxy.telemetry.report import Record, Report
+from nodeproxy.upstream.connect import forwarded_for
 from policy.model import Request
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("edgemesh.http")
 
 _LINGER = 2.0  # seconds that a refused caller's bytes are still read, so that a reset does not overtake the answer
+_MOST_INTERIM = 100  # 1xx responses to one request
 _PATH_SHOWN = 256  # characters of a path in a record
 
 # After these the next request on the connection could begin anywhere, or the caller is not to be listened to any longer.
@@ -90,6 +92,7 @@ class _Exchange:
         "report",
         "route",
         "sending",
+        "shown",
         "upstream",
         "wire",
     )
@@ -102,6 +105,7 @@ class _Exchange:
         self.caller = Caller(conn.stream)
         self.wire = self.caller.wire
         self.incoming = self.caller.incoming
+        self.shown = forwarded_for(conn).encode()
         self.phase = Phase(trio.CancelScope())
         self.head: RequestHead | None = None
         self.report: Report | None = None
@@ -143,11 +147,10 @@ class _Exchange:
             host = conn.report.record.dialled.encode()
         elif self.route.misdirected(host.decode("latin-1")):
             raise Refused("misdirected", host.decode("latin-1"))
-        caller = conn.peer[0].encode()
-        forwarded_for = head.forwarded_for + b", " + caller if head.forwarded_for else caller
-        head.fields.append((b"x-forwarded-for", forwarded_for))
+        through = head.forwarded_for + b", " + self.shown if head.forwarded_for else self.shown
+        head.fields.append((b"x-forwarded-for", through))
         request = Request(record.method, target.path, head.fields)
-        out = write_request(head, target.sent, host, forwarded_for)
+        out = write_request(head, target.sent, host, through)
 
         upstream = await self._reach(request)
         if head.length:
@@ -184,6 +187,7 @@ class _Exchange:
         assert head is not None
         if self.incoming.complete:
             self.phase.begin("response-timeout", self.limits.response_timeout)
+        interim = 0
         while True:
             response = incoming.response_head(head.method, limits) if incoming.data else None
             if response is None:
@@ -196,8 +200,13 @@ class _Exchange:
                 incoming.feed(data)
             elif response.status >= 200 or response.status == 101:
                 return response
-            elif head.minor:  # RFC 9110 section 15.2: no 1xx to an HTTP/1.0 client
-                await self.wire.send(write_response(response, None, close=False))
+            else:
+                interim += 1
+                if interim > _MOST_INTERIM:
+                    raise Refused("upstream-broken", f"{upstream.name} sent more than {_MOST_INTERIM} interim responses")
+                if head.minor:  # RFC 9110 section 15.2: no 1xx to an HTTP/1.0 client
+                    await self.wire.send(write_response(response, None, close=False))
+                await trio.lowlevel.checkpoint()  # who sends a thousand of them at once does not stop the others
 
     async def _deliver(self, upstream: Upstream, response: ResponseHead) -> bool:
         """Send the response to the caller. True when the caller's connection can carry another request."""
@@ -237,7 +246,7 @@ class _Exchange:
             await self.wire.send(out)
             record.bytes_out += len(out)
         if not self.sending:  # else the body goes on, and the request ends with it
-            self._finish(response, reusable=not response.close and not incoming.data)
+            self._finish(response, reusable=not response.close and not incoming.data and not head.bare)
         return not close
 
     # a request with a body
@@ -275,7 +284,7 @@ class _Exchange:
             raise failure
         assert response is not None
         if self.report is not None:  # _deliver left it open: the response was over before the body
-            self._finish(response, reusable=not self.sending and not response.close and not upstream.incoming.data)
+            self._finish(response, reusable=not (self.sending or response.close or upstream.incoming.data or head.bare))
         if self.sending:
             self.sending = False
             with trio.move_on_after(_LINGER):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 
 from nodeproxy.errors import Refused
-from nodeproxy.http.message import CHUNKED, HOP_BY_HOP, OURS, RequestHead, ResponseHead, is_authority
+from nodeproxy.http.message import CHUNKED, HOP_BY_HOP, NO_BODY, OURS, RequestHead, ResponseHead, is_authority
 from nodeproxy.limits import Limits
 
 _LENGTH = re.compile(rb"[0-9]{1,18}")
@@ -90,6 +90,7 @@ def read_request_fields(head: RequestHead, block: bytes, limits: Limits) -> None
         head.length = CHUNKED
     elif length is not None:
         head.length = int(length)
+    head.bare = head.length != 0 and head.method in NO_BODY
     if head.method == b"CONNECT" and head.length:
         raise Refused("bad-request", "CONNECT with a body (RFC 9110 section 9.3.6)")
     if not proto:

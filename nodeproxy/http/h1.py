@@ -298,7 +298,10 @@ def write_request(head: RequestHead, sent: bytes, host: bytes, forwarded_for: by
         lines.append(b"transfer-encoding: chunked")
     elif head.declared:
         lines.append(b"content-length: %d" % head.length)
-    if head.upgrade:
+    if head.bare:
+        # A server that reads no body here would take it for the next request, which no policy saw. So there is no next one.
+        lines.append(b"connection: close")
+    elif head.upgrade:
         lines.append(b"connection: upgrade\r\nupgrade: " + head.upgrade)
     if head.trailers_ok:
         lines.append(b"connection: te\r\nte: trailers")

@@ -17,6 +17,8 @@ CHUNKED = -1
 UNTIL_CLOSE = -2
 
 # RFC 9110 section 9.2.1 (safe methods) and 9.2.2 (idempotent ones): these may be sent again.
+# RFC 9110 section 9.3: "content received in a GET request has no generally defined semantics"; the same of these others.
+NO_BODY = frozenset((b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"DELETE"))
 IDEMPOTENT = frozenset((b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"PUT", b"DELETE"))
 
 # RFC 9110 section 7.6.1: fields of one connection, never sent on. What Connection names is dropped beside these.
@@ -33,6 +35,7 @@ class RequestHead:
     """A request head that was checked. `fields` and `lines` hold only what travels on: no framing, no hop-by-hop field."""
 
     __slots__ = (
+        "bare",
         "close",
         "declared",
         "expect",
@@ -61,6 +64,7 @@ class RequestHead:
         self.upgrade = b""  # protocols that the caller would switch to, b"" for none
         self.trailers_ok = False  # TE: trailers
         self.forwarded_for = b""
+        self.bare = False  # a body with a method that has none: not every server reads it
         self.fields: Fields = []
         self.lines: list[bytes] = []  # the same fields as lines, spelled as they came, without CRLF
         self.size = 0  # bytes on the wire

@@ -79,18 +79,20 @@ class Pool:
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
         self._idle: dict[Key, list[Upstream]] = {}
+        self._doors: dict[str, dict[Upstream, None]] = {}  # by the caller's door, the one that rested longest first
 
     def __repr__(self) -> str:
         return f"<Pool {len(self)} idle for {len(self._idle)} callers and endpoints>"
 
     def __len__(self) -> int:
-        return sum(map(len, self._idle.values()))
+        return sum(map(len, self._doors.values()))
 
     def take(self, key: Key, now: float) -> Upstream | None:
         """A connection that can carry a request now, or None. The caller owns it until it is put back."""
         idle = self._idle.get(key)
         while idle:
             upstream = idle.pop()
+            self._left(upstream)
             if not idle:
                 del self._idle[key]
             if now - upstream.since <= self.limits.pool_idle_timeout and upstream.quiet():
@@ -103,19 +105,23 @@ class Pool:
         upstream.since = now
         idle = self._idle.setdefault(upstream.key, [])
         idle.append(upstream)
+        door = self._doors.setdefault(upstream.key[1], {})
+        door[upstream] = None
         if len(idle) > self.limits.pool_idle_per_endpoint:
-            idle.pop(0).close()
-            if not idle:  # the limit is 0
-                del self._idle[upstream.key]
+            self._drop(idle[0])
+        elif len(door) > self.limits.pool_idle_per_workload:
+            self._drop(next(iter(door)))
 
     def give(self, caller: str, door: str, endpoint: Endpoint, stream: HalfCloseableStream) -> None:
         """Take over a connection that has carried nothing yet (detection dialled it)."""
         self.put(Upstream((caller, door, endpoint), stream), trio.current_time())
 
-    def forget(self, addresses: Iterable[str]) -> None:
-        """Close what rests from or to these addresses: the workload there is gone or has changed."""
+    def forget(self, addresses: Iterable[str], workload: str = "") -> None:
+        """Close what rests from or to these addresses, or this workload, which may have had others: it is gone or has changed."""
         gone = frozenset(addresses)
-        self._close(key for key in self._idle if key[0] in gone or key[2].address in gone)
+        self._close(
+            key for key in self._idle if key[0] in gone or key[2].address in gone or (workload and workload in (key[1], key[2].workload))
+        )
 
     def sweep(self, now: float) -> None:
         """Close what rested too long, or whose server closed it meanwhile."""
@@ -125,6 +131,7 @@ class Pool:
                 if now - upstream.since <= self.limits.pool_idle_timeout and upstream.quiet():
                     kept.append(upstream)
                 else:
+                    self._left(upstream)
                     upstream.close()
             if kept:
                 self._idle[key] = kept
@@ -137,4 +144,19 @@ class Pool:
     def _close(self, keys: Iterable[Key]) -> None:
         for key in list(keys):
             for upstream in self._idle.pop(key):
+                self._left(upstream)
                 upstream.close()
+
+    def _drop(self, upstream: Upstream) -> None:
+        idle = self._idle[upstream.key]
+        idle.remove(upstream)
+        if not idle:
+            del self._idle[upstream.key]
+        self._left(upstream)
+        upstream.close()
+
+    def _left(self, upstream: Upstream) -> None:
+        door = self._doors[upstream.key[1]]
+        del door[upstream]
+        if not door:
+            del self._doors[upstream.key[1]]

@@ -10,7 +10,7 @@ import trio
 from nodeproxy.errors import Refused
 from nodeproxy.http.pool import Upstream
 from nodeproxy.telemetry.report import Record
-from nodeproxy.upstream.connect import dial
+from nodeproxy.upstream.connect import dial, shown_to
 from policy.model import Endpoint, Request
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def decide(conn: Conn, route: Route, request: Request, record: Record, tried: Co
 
 def resting(conn: Conn, pick: Pick) -> Upstream | None:
     """A connection to the picked endpoint that was opened for this same caller and rests, if there is one."""
-    return conn.context.pool.take((conn.peer[0], conn.workload.key, pick.endpoint), trio.current_time())
+    return conn.context.pool.take((shown_to(conn, pick.endpoint), conn.workload.key, pick.endpoint), trio.current_time())
 
 
 async def dialled(conn: Conn, route: Route, request: Request, record: Record, pick: Pick) -> Upstream:
@@ -41,7 +41,7 @@ async def dialled(conn: Conn, route: Route, request: Request, record: Record, pi
     while True:
         record.endpoint = str(pick.endpoint)
         try:
-            return Upstream((conn.peer[0], conn.workload.key, pick.endpoint), await dial(conn, pick))
+            return Upstream((shown_to(conn, pick.endpoint), conn.workload.key, pick.endpoint), await dial(conn, pick))
         except Refused as refused:
             tried.append(pick.endpoint)
             if len(tried) >= ATTEMPTS:

@@ -9,18 +9,42 @@ import trio
 
 from nodeproxy.context import Conn, Pick
 from nodeproxy.errors import Refused
+from policy.model import Endpoint
 
 
 def caller_address(conn: Conn, family: int) -> str:
-    """The source address that the server should see: the caller's own, in the server's address family; "" if it has none."""
+    """The source address that the server should see: the caller's own, in the server's address family; "" if it has none.
+
+    A workload with NET_ADMIN may call from any address, and our socket would carry it past every check of the network: the server
+    would see another workload, or the node. So an address that the workload does not declare is believed only where it declares
+    none of that family, and nobody else has it.
+    """
     address = conn.peer[0]
-    if (":" in address) == (family == socket.AF_INET6) and not _is_loopback(address):
+    fits = (":" in address) == (family == socket.AF_INET6) and not _is_loopback(address)
+    if conn.direction == "inbound":
+        return address if fits else ""
+    declared = [own for own in conn.workload.addresses if (":" in own) == (family == socket.AF_INET6)]
+    if fits and (address in declared or not (declared or _is_anothers(conn, address))):
         return address
     # A call to an address of our range may leave by lo; a call may also cross families. The workload's own address stands in.
-    for own in conn.workload.addresses if conn.direction == "outbound" else ():
-        if (":" in own) == (family == socket.AF_INET6):
-            return own
-    return ""
+    return declared[0] if declared else ""
+
+
+def shown_to(conn: Conn, endpoint: Endpoint) -> str:
+    """The caller as this endpoint sees it, for what is kept by caller: who calls from many addresses is still one caller."""
+    return caller_address(conn, socket.AF_INET6 if ":" in endpoint.address else socket.AF_INET)
+
+
+def forwarded_for(conn: Conn) -> str:
+    """The caller as X-Forwarded-For names it: the same, in the family that it called in."""
+    return caller_address(conn, socket.AF_INET6 if ":" in conn.peer[0] else socket.AF_INET) or conn.peer[0]
+
+
+def _is_anothers(conn: Conn, address: str) -> bool:
+    if conn.workload.unit:  # shares the node's address, and cannot choose another
+        return False
+    context = conn.context
+    return address in context.sockets.node_addresses() or context.snapshot.has_address(address)
 
 
 async def dial(conn: Conn, pick: Pick) -> trio.SocketStream:

@@ -85,6 +85,17 @@ def test_a_full_disk_leaves_the_old_version_whole(tmp_path: Path, monkeypatch: p
     assert sorted(os.listdir(tmp_path)) == [ADDRESSES, LAST_GOOD]
 
 
+def test_a_link_that_somebody_laid_is_not_followed(tmp_path: Path) -> None:
+    victim = tmp_path / "victim"
+    victim.write_text("precious")
+    (tmp_path / LAST_GOOD).with_suffix(".new").symlink_to(victim)
+    kept = State(tmp_path)
+    kept.save(raws("kind: A\n"), {})
+    assert not kept.problems
+    assert victim.read_text() == "precious"
+    assert not (tmp_path / LAST_GOOD).is_symlink()
+
+
 def test_too_much_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     kept = State(tmp_path)
     kept.save(raws("kind: A\n"), {})

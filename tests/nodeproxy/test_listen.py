@@ -234,6 +234,19 @@ async def test_a_connection_too_many_is_reset_and_recorded(context, records, lis
     assert len(listening.conns) == 3
 
 
+async def test_when_descriptors_run_short_who_has_most_gets_no_more(context, records, listening):
+    """One workload, within its limit of connections, left none to the others: 3.5 s a call for them, at a limit of 1,024."""
+    listening.door = waits
+    context.descriptors = 16
+    listening.start()
+    for _ in range(6):
+        await listening.call()
+    assert await ends(await listening.call()) == "reset"
+    assert records[0].flag == "too-many-connections"
+    assert records[0].detail == "descriptors run short, and this door has more than its share"
+    assert not listen._takes_too_much(context, Gate(10))  # another door, with no connection yet
+
+
 # accept(2) fails
 
 

@@ -364,3 +364,30 @@ async def test_both_directions_move_at_once(house: House) -> None:
     await wait_all_tasks_blocked()
     assert [r.flag for r in house.records] == [""]
     assert len(house.context.pool) == 1
+
+
+async def test_a_server_that_sends_interim_responses_without_end_is_cut_off(house: House) -> None:
+    """They came thousands in one read, and were sent on without letting another task run: 3 s a turn for everybody else."""
+
+    async def server(stream: Pipe) -> None:
+        await read_head(stream)
+        await stream.send_all(b"HTTP/1.1 103 Early Hints\r\n\r\n" * 5000)
+
+    turns = 0
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await trio.lowlevel.checkpoint()
+
+    house.servers = [server]
+    caller = house.connect()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(others)
+        await caller.send_all(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n")
+        data = await read_until(caller, b"own log\n")
+        nursery.cancel_scope.cancel()
+    assert b"HTTP/1.1 502 " in data
+    assert data.count(b"103 Early Hints") == 100
+    assert turns > 100

@@ -120,6 +120,28 @@ async def test_forget(pool: Pool, connections: Connections) -> None:
     assert [is_closed(u) for u in (mine, other, elsewhere)] == [True, False, False]
     pool.forget(["10.0.0.2", "10.0.0.3"])  # an endpoint is gone
     assert [is_closed(u) for u in (mine, other, elsewhere)] == [True, True, False]
+    pool.forget([], "x")  # a caller whose addresses have changed since
+    assert is_closed(elsewhere)
+    to_store = connections.open()
+    pool.put(to_store, 0)
+    pool.forget([], "shop/store")  # an endpoint, likewise
+    assert is_closed(to_store)
+
+
+async def test_what_rests_for_one_workload_is_bounded(pool: Pool, connections: Connections) -> None:
+    """Who called from one address after the other left a connection for each of them: 3,000 in 15 s."""
+    pool.limits = Limits(pool_idle_per_workload=3)
+    mine = [connections.open((f"10.0.1.{number}", "shop/buyer", STORE)) for number in range(5)]
+    other = connections.open(OTHER)
+    pool.put(other, 0)
+    for upstream in mine:
+        pool.put(upstream, 1)
+    assert [is_closed(u) for u in (other, *mine)] == [False, True, True, False, False, False]
+    taken = pool.take(mine[2].key, 1)
+    assert taken is mine[2]
+    pool.put(taken, 2)
+    pool.put(connections.open(), 3)
+    assert [is_closed(u) for u in (other, *mine)] == [False, True, True, False, True, False]
 
 
 async def test_a_connection_of_detection_is_given(pool: Pool, connections: Connections) -> None:

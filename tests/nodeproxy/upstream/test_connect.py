@@ -12,7 +12,7 @@ from nodeproxy.upstream.connect import caller_address, dial
 from nodeproxy.upstream.live import FAILURES
 from policy.model import Endpoint, Workload
 from tests.journeys.stand_ins import bound
-from tests.nodeproxy.conftest import BUYER, STORE
+from tests.nodeproxy.conftest import BUYER, NODE, STORE
 
 V4, V6 = socket.AF_INET, socket.AF_INET6
 
@@ -37,6 +37,7 @@ def to(sock, local=False, workload=STORE):
         ("outbound", "127.0.0.1", V4, "10.0.0.1"),  # a call to the service range may leave by lo
         ("outbound", "127.0.0.5", V6, "fd00::1"),
         ("outbound", "::1", V6, "fd00::1"),
+        ("outbound", "10.9.9.9", V4, "10.0.0.1"),  # who may choose its address (NET_ADMIN) is shown by the one that is its own
         ("inbound", "10.9.9.9", V4, "10.9.9.9"),
         ("inbound", "10.9.9.9", V6, ""),  # the callee's own addresses are not the caller's
         ("inbound", "127.0.0.1", V4, ""),
@@ -49,6 +50,15 @@ def test_the_server_sees_the_callers_own_address(connect, direction, peer, famil
 def test_a_caller_without_an_address_of_that_family(connect):
     only_v4 = Workload("shop", "buyer", "buyer", ("10.0.0.1",))
     assert caller_address(connect(workload=only_v4), V6) == ""
+
+
+def test_an_undeclared_address_is_believed_unless_it_is_anothers(connect):
+    only_v4 = Workload("shop", "buyer", "buyer", ("10.0.0.1",))
+    assert caller_address(connect(workload=only_v4, peer=("fd00::77", 1)), V6) == "fd00::77"
+    for anothers in ("fd00::2", "fd00::fe"):  # a workload's, the node's
+        assert caller_address(connect(workload=only_v4, peer=(anothers, 1)), V6) == ""
+    unit = Workload("shop", "buyer", "buyer", (), unit="buyer.service")
+    assert caller_address(connect(workload=unit, peer=(NODE, 1)), V4) == NODE  # a unit shares the node's
 
 
 async def test_a_local_server_is_dialled_in_its_own_namespace(context, connect, server):
