@@ -57,7 +57,7 @@ class Match(Struct, frozen=True):
             "net6-in": f"ip6 daddr {no}@{value}",
             "local": "fib daddr type local",
             "reply": "ct direction reply",
-            "dnat": "ct status dnat",
+            "dnat": f"ct status {no}dnat",
             "new": "ct state new",
             "answer": "tcp flags & (syn | ack) != syn",
         }[self.key]
@@ -146,7 +146,7 @@ def workload_ruleset(
     rules += [
         Rule("in", (LO_IN,), "accept"),
         Rule("in", (TCP, Match("port-in", "in_ports")), "accept"),
-        Rule("in", (TCP, Match("local"), Match("dport", ports.tunnel)), "accept"),
+        # Ports of our own too, also the one that is reserved: who reaches a door in plain is refused by it.
         Rule("in", (TCP, Match("local")), "redirect", ports.inbound),
         # What reached the end of output without being redirected, though it should have been: a foreign rule was first.
         Rule("guard", (LO_OUT,), "accept"),
@@ -190,15 +190,20 @@ def host_ruleset(marks: Marks, cgroup: Cgroup, units: tuple[Unit, ...], ranges: 
     """What is put on the host for workloads that are systemd units. Units are told apart by cgroup, so ours must be one too.
 
     Loopback is not exempt here: it is how units call each other. A new connection over it to a unit, from anybody but our own
-    transparent sockets, is refused: those of units were redirected before, and what is no unit has no identity.
+    transparent sockets, is refused: those of units were redirected before, and what is no unit has no identity. Nor may anybody
+    dial a unit's door itself: it would take him for that unit, and a door that is told to dial itself does so without end.
     """
     us = Match("cgroup", cgroup)
     local_mark = Match("mark", marks.local)
-    sets: list[Set] = [*_networks("range", ranges)]
+    doors = sorted({port for unit in units for port in (unit.ports.outbound, unit.ports.inbound, unit.ports.dns)})
+    sets: list[Set] = [Set("doors", "port", tuple(map(str, doors))), *_networks("range", ranges)]
     out: list[Rule] = [Rule("out", (us,), "accept")]
     into: list[Rule] = []
     guard: list[Rule] = [Rule("guard", (us,), "accept"), Rule("guard", (LO_OUT, local_mark), "accept")]
-    over_lo: list[Rule] = []
+    input_: list[Rule] = [
+        Rule("input", (proto, Match("port-in", "doors"), Match("new"), Match("dnat", differs=True)), "reject" if proto is TCP else "drop")
+        for proto in (TCP, UDP)
+    ]
     for number, unit in enumerate(units):
         exclusions = unit.exclusions
         sets += [
@@ -227,9 +232,9 @@ def host_ruleset(marks: Marks, cgroup: Cgroup, units: tuple[Unit, ...], ranges: 
             guard += [Rule("guard", (it, *e), "accept") for e in (*excluded, (Match("reply"),), (Match("dnat"),))]
             guard.append(Rule("guard", (UDP, it), "count"))
             guard += [Rule("guard", (it, TCP, *o), "reject") for o in only]
-            over_lo += [
-                Rule("over_lo", (LO_IN, TCP, it, Match("port-in", f"in_ports_{number}")), "accept"),
-                Rule("over_lo", (LO_IN, TCP, it, Match("new")), "reject"),
+            input_ += [
+                Rule("input", (LO_IN, TCP, it, Match("port-in", f"in_ports_{number}")), "accept"),
+                Rule("input", (LO_IN, TCP, it, Match("new")), "reject"),
             ]
     rules = (
         # A unit that may set marks could have its own connections untracked, and so not redirected: a SYN must be ours.
@@ -239,7 +244,7 @@ def host_ruleset(marks: Marks, cgroup: Cgroup, units: tuple[Unit, ...], ranges: 
         *out,
         *into,
         *guard,
-        *over_lo,
+        *input_,
     )
     chains = (
         Chain("raw_out", "filter", "output", -300),
@@ -247,6 +252,6 @@ def host_ruleset(marks: Marks, cgroup: Cgroup, units: tuple[Unit, ...], ranges: 
         Chain("out", "nat", "output", -100),
         Chain("in", "nat", "prerouting", -100),
         Chain("guard", "filter", "output", 300),
-        Chain("over_lo", "filter", "input", 0),
+        Chain("input", "filter", "input", 0),
     )
     return Ruleset(chains, tuple(sets), rules)

@@ -12,4 +12,5 @@ class Condition(Struct, frozen=True):
     gaps: int = 0  # how often somebody took our rules away, and we put them back
     powers: tuple[str, ...] = ()  # NET_RAW, NET_ADMIN: what some process there holds to get around the capture of its own calls
     udp_packets: int = 0  # that passed: UDP is not captured
-    older_connections: int = 0  # that were open before the capture began, and pass until they end
+    # Open before the capture began. Calls into the workload that connection tracking knew pass until they end; others are reset.
+    older_connections: int = 0

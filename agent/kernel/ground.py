@@ -1,7 +1,7 @@
 """The keeper of the kernel side: finds where workloads run, opens their doors there, and keeps their rules in force.
 
 Theory of operation. `want` says which workloads this node should capture; one task compares that with the namespaces that there
-are: at each wish, at each change under /run/netns, and four times a second. For a namespace that appeared: sockets first, then the
+are: at each wish, at each change under /run/netns or of a unit's cgroup, and four times a second. For a namespace that appeared: sockets first, then the
 rules in one transaction, then the doors are handed over, so that no packet is redirected to nothing. A namespace that vanished or
 was replaced under its name is let go at once, because our sockets would keep it alive. A fault of one workload becomes its
 condition, with what to do, and stops no other. Rules outlive us: only `release` of an open node, and cleanup, take them away.
@@ -9,6 +9,7 @@ condition, with what to do, and stops no other. Rules outlive us: only `release`
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import os
@@ -51,8 +52,9 @@ class Capture(Struct, frozen=True):
 class Ground:
     """nodeproxy.capture.Sockets, and the keeper of rules and doors. Everything here is synchronous but `run`."""
 
-    def __init__(self, config: NodeConfig) -> None:
-        own = cgroup.own(config.node)
+    def __init__(self, config: NodeConfig, own_cgroup: bool = True) -> None:
+        """`own_cgroup` False: stay in the cgroup that we are in, and know our sockets by a mark."""
+        own = cgroup.own(config.node) if own_cgroup else None
         self.capture = Capture(config, config.marks, own[0] if own else None)
         self.host = Host(self.capture)
         self.settled = False  # what is wanted has been looked at once
@@ -94,6 +96,10 @@ class Ground:
             while True:
                 self._changed = trio.Event()
                 self.settle()
+                if watch is not None:
+                    for folder in self.host.folders:
+                        with contextlib.suppress(OSError):  # gone just now; the poll finds out
+                            watch.watch(folder, inotify.CREATE | inotify.ONLYDIR)
                 owned = all(place.table.owned for place in self._places.values()) and self.host.owned
                 with trio.move_on_after(POLL if owned else _POLL_UNOWNED):
                     await self._changed.wait()
@@ -119,10 +125,11 @@ class Ground:
                 units[key] = workload
                 continue
             place = self._places.get(key)
-            if workload.netns:
-                path = netns.path_of(workload.netns)
-            else:
-                path = place.namespace.path if place is not None else finder.path_of(workload)
+            try:
+                path = self._path_of(workload, place, finder)
+            except OSError as error:
+                self._fail(key, error.strerror or str(error))
+                continue
             if place is not None and (path != place.namespace.path or netns.identity(path) != place.namespace.id):
                 self._let_go(key, remove=False)
                 place = None
@@ -140,10 +147,20 @@ class Ground:
         self.host.settle(units)
         self.settled = True
 
+    def _path_of(self, workload: Workload, place: Place | None, finder: _Finder) -> str:
+        """Where a workload runs. Raises OSError when that cannot be told."""
+        if workload.netns:
+            return netns.path_of(workload.netns)
+        # Found once, it is kept while it is there: nobody takes it over by claiming its address.
+        return place.namespace.path if place is not None else finder.path_of(workload)
+
     def _take(self, workload: Workload, path: str) -> None:
         if not path or not netns.is_namespace(path):
             raise FileNotFoundError(errno.ENOENT, "there is no such network namespace (yet)", path)
         key = workload.key
+        if netns.identity(path) == netns.identity("/proc/self/ns/net"):
+            # Its rules would take every program of the host for this one workload.
+            raise OSError(errno.EINVAL, "this is the host's own network namespace; name a systemd unit (systemdUnit) instead", path)
         taken = next((p.workload.key for p in self._places.values() if p.namespace.id == netns.identity(path)), None)
         if taken is not None:
             raise FileExistsError(errno.EEXIST, f"this namespace is {taken}'s already; a namespace holds one workload", path)
@@ -217,18 +234,27 @@ def _nobody(*_: object) -> None:
 
 
 class _Finder:
-    """Namespaces by address, for pods: their namespaces have names that nobody tells us. Looked up at most once a round."""
+    """Namespaces by address, for pods: their namespaces have names that nobody tells us. Looked up at most once a round.
+
+    A workload with NET_ADMIN can give itself any address, so an address that two namespaces have says nothing: who is found by
+    it would be whoever claims it. Then neither is taken, and people are told.
+    """
 
     def __init__(self) -> None:
-        self._paths: dict[str, str] | None = None
+        self._paths: dict[str, set[str]] | None = None
 
     def path_of(self, workload: Workload) -> str:
+        """The namespace that alone has an address of this workload; "" for none. Raises OSError when several claim one."""
         if self._paths is None:
             self._paths = {}
             for path in netns.named():
                 for address in netns.addresses_in(path):
-                    self._paths.setdefault(address, path)
-        return next((self._paths[address] for address in workload.addresses if address in self._paths), "")
+                    self._paths.setdefault(address, set()).add(path)
+        found = {path for address in workload.addresses for path in self._paths.get(address, ())}
+        if len(found) > 1:
+            names = ", ".join(sorted(found))
+            raise OSError(errno.EEXIST, f"several network namespaces have its addresses: {names}; name the right one with netns")
+        return next(iter(found), "")
 
 
 def _watch() -> inotify.Inotify | None:

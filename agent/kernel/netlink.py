@@ -14,6 +14,8 @@ NLMSG_ERROR, NLMSG_DONE = 2, 3
 NLA_F_NESTED = 0x8000
 _HEADER = struct.Struct("=IHHII")  # length, type, flags, sequence, port
 _WAIT = 5.0  # seconds for the kernel's answer
+_BATCH_BEGIN, _BATCH_END = 0x10, 0x11  # linux/netfilter/nfnetlink.h
+_SO_SNDBUFFORCE = 32  # asm-generic/socket.h: past net.core.wmem_max, which holds the rules of about thirty units
 
 
 class NetlinkError(OSError):
@@ -66,7 +68,16 @@ class Netlink:
         self.sock.settimeout(_WAIT)
         with contextlib.suppress(OSError):
             self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
+        with contextlib.suppress(OSError):  # without root the limit stays
+            self.sock.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, 16 << 20)
         self.sock.bind((0, groups))
+        self._sequence = 0
+
+    def _numbers(self, count: int) -> int:
+        """The first of `count` sequence numbers that no earlier message had: a late answer to one of those means nothing now."""
+        first = self._sequence + 1 if self._sequence + count < 1 << 32 else 1
+        self._sequence = first + count - 1
+        return first
 
     def __enter__(self) -> Netlink:
         return self
@@ -90,10 +101,13 @@ class Netlink:
 
     def ask(self, what: str, kind: int, flags: int, body: bytes) -> list[bytes]:
         """Send one message and wait for its answers. Raises NetlinkError."""
-        self.sock.sendto(message(kind, NLM_F_REQUEST | NLM_F_ACK | flags, 1, body), (0, 0))
+        number = self._numbers(1)
+        self.sock.sendto(message(kind, NLM_F_REQUEST | NLM_F_ACK | flags, number, body), (0, 0))
         found: list[bytes] = []
         while True:
-            for got, _, payload in self._messages():
+            for got, sequence, payload in self._messages():
+                if sequence != number:
+                    continue
                 if got == NLMSG_ERROR:
                     (error,) = struct.unpack_from("=i", payload)
                     if error:
@@ -103,23 +117,31 @@ class Netlink:
                     return found
                 found.append(payload)
 
-    def batch(self, begin: bytes, end: bytes, messages: list[tuple[str, int, int, bytes]]) -> None:
-        """Send (what, type, flags, body) messages as one transaction: all take effect or none. Raises NetlinkError for the first refused."""
-        out = [begin]
-        out += [message(kind, NLM_F_REQUEST | NLM_F_ACK | flags, i, body) for i, (_, kind, flags, body) in enumerate(messages, 1)]
-        self.sock.sendto(b"".join([*out, end]), (0, 0))
-        answered = 0
+    def batch(self, subsystem: int, messages: list[tuple[str, int, int, bytes]]) -> None:
+        """Send (what, type, flags, body) messages as one transaction: all take effect or none. Raises NetlinkError for the first refused.
+
+        Refusals are always told; that a message was accepted we ask only of the last one, because the answers to a thousand would
+        not fit into the socket's buffer.
+        """
+        edge = struct.pack(">BBH", 0, 0, subsystem)
+        begin = self._numbers(len(messages) + 2)
+        last = begin + len(messages)
+        out = [message(_BATCH_BEGIN, NLM_F_REQUEST, begin, edge)]
+        for number, (_, kind, flags, body) in enumerate(messages, begin + 1):
+            out.append(message(kind, NLM_F_REQUEST | flags | (NLM_F_ACK if number == last else 0), number, body))
+        out.append(message(_BATCH_END, NLM_F_REQUEST, last + 1, edge))
+        self.sock.sendto(b"".join(out), (0, 0))
         refused: NetlinkError | None = None
-        while answered < len(messages):
+        while True:
             for got, sequence, payload in self._messages():
-                if got != NLMSG_ERROR:
+                if got != NLMSG_ERROR or not begin <= sequence <= last + 1:
                     continue
-                answered += 1
                 (error,) = struct.unpack_from("=i", payload)
                 if error and refused is None:
-                    what = messages[sequence - 1][0] if 0 < sequence <= len(messages) else "the batch"
-                    refused = NetlinkError(-error, what)
-                    if not 0 < sequence <= len(messages):
+                    refused = NetlinkError(-error, messages[sequence - begin - 1][0] if begin < sequence <= last else "the batch")
+                if refused is not None and sequence in (begin, last + 1):
+                    raise refused
+                if sequence == last:
+                    if refused is not None:
                         raise refused
-        if refused is not None:
-            raise refused
+                    return

@@ -16,7 +16,6 @@ from agent.kernel.netlink import (
     attribute,
     attributes,
     be32,
-    message,
     nested,
     text,
 )
@@ -27,6 +26,7 @@ NEWTABLE, DELTABLE, NEWCHAIN, NEWRULE, GETRULE, NEWSET, NEWSETELEM = 0, 2, 3, 6,
 _INET = 1
 OWNER, PERSIST = 2, 4  # NFT_TABLE_F_*
 _EXPRESSIONS = 4  # NFTA_RULE_EXPRESSIONS
+_ELEMENTS = 1000  # of a set in one message, even: an attribute holds 64 KiB, and an IPv6 element takes up to 36 bytes
 _HOOKS = {"prerouting": 0, "input": 1, "output": 3}
 _SET_KINDS = {"port": (13, 2, 0), "net4": (7, 4, 4), "net6": (8, 16, 4)}  # type for the nft program, length, flags (interval)
 
@@ -54,8 +54,7 @@ def install(sock: Netlink, ruleset: Ruleset | None, owned: bool) -> None:
         for r in ruleset.rules:
             body = text(1, TABLE) + text(2, r.chain) + nested(4, *_expressions(r))
             messages.append((f"rule {r}", _kind(NEWRULE), NLM_F_CREATE | NLM_F_APPEND, _body(body)))
-    edge = struct.pack(">BBH", 0, 0, 10)
-    sock.batch(message(0x10, 1, 0, edge), message(0x11, 1, 0xFFFF, edge), messages)
+    sock.batch(_SUBSYSTEM >> 8, messages)
 
 
 def rules(sock: Netlink) -> list[bytes]:
@@ -117,8 +116,8 @@ def _set(number: int, s: Set) -> list[tuple[str, int, int, bytes]]:
             after = int(network.broadcast_address) + 1
             if after < 1 << network.max_prefixlen:
                 keys.append((after.to_bytes(network.max_prefixlen // 8, "big"), True))
-    if keys:
-        elements = [nested(1, *([be32(3, 1)] if end else []), nested(1, attribute(1, key))) for key, end in keys]
+    for at in range(0, len(keys), _ELEMENTS):
+        elements = [nested(1, *([be32(3, 1)] if end else []), nested(1, attribute(1, key))) for key, end in keys[at : at + _ELEMENTS]]
         body = text(1, TABLE) + text(2, s.name) + nested(3, *elements)
         messages.append((f"elements of {s.name}", _kind(NEWSETELEM), NLM_F_CREATE, _body(body)))
     return messages
@@ -168,7 +167,7 @@ def _match(match: Match) -> list[bytes]:
     if key == "answer":  # SYN is 2, ACK is 16
         return [_payload(2, 13, 1), _masked(b"\x12"), _compare(b"\x02", differs=True)]
     which, bits = {"dnat": (2, 0x20), "new": (0, 8)}[key]  # IPS_DST_NAT; NF_CT_STATE_BIT(IP_CT_NEW)
-    return [_expression("ct", be32(1, 1), be32(2, which)), _masked(struct.pack("=I", bits)), _compare(bytes(4), differs=True)]
+    return [_expression("ct", be32(1, 1), be32(2, which)), _masked(struct.pack("=I", bits)), _compare(bytes(4), differs=not match.differs)]
 
 
 def _masked(mask: bytes) -> bytes:

@@ -80,7 +80,7 @@ class Place:
         """Take the rules and routes away."""
         self.table.remove()
         with contextlib.suppress(OSError), self.namespace.entered():
-            route.remove(self.capture.marks)
+            route.remove()
 
     def close(self) -> None:
         """Let go of the namespace; the rules stay. The doors are the proxy's."""

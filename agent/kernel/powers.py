@@ -10,6 +10,7 @@ from pathlib import Path
 
 _POWERS = {12: "NET_ADMIN", 13: "NET_RAW"}  # linux/capability.h
 _ESTABLISHED = "01"  # state in /proc/net/tcp (net/tcp_states.h)
+_LOOPBACK = re.compile("(0{16}FFFF0000)?.{6}7F|0{24}01000000")  # 127.0.0.0/8, also inside IPv6, and ::1, as /proc/net has them
 _MOST = 20_000  # processes looked at
 
 
@@ -47,6 +48,6 @@ def established(own_ports: Iterable[int]) -> int:
                 address, _, port = fields[1].partition(":")
                 if fields[3] != _ESTABLISHED or int(port, 16) in ours:
                     continue
-                if not (address.endswith("7F") and name == "tcp") and address != "00000000000000000000000001000000":
+                if not _LOOPBACK.fullmatch(address):
                     count += 1
     return count

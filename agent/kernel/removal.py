@@ -8,7 +8,6 @@ from pathlib import Path
 
 from agent.kernel import cgroup, netns, nft, route
 from agent.kernel.netlink import NETLINK_NETFILTER, Netlink, NetlinkError
-from nodeproxy.ruleset import Marks
 
 
 def namespaces() -> list[str]:
@@ -25,7 +24,7 @@ def namespaces() -> list[str]:
     return list(found.values())
 
 
-def remove(path: str, marks: Marks) -> list[str]:
+def remove(path: str) -> list[str]:
     """Take our table, rules and routes out of one namespace; says what there was. Raises OSError."""
     removed: list[str] = []
     namespace = netns.Namespace(path)
@@ -42,20 +41,20 @@ def remove(path: str, marks: Marks) -> list[str]:
                             if not owned:
                                 raise
                     removed.append("table inet edgemesh")
-            if count := route.remove(marks):
+            if count := route.remove():
                 removed.append(f"{count} rules and routes")
     finally:
         namespace.close()
     return removed
 
 
-def cleanup(marks: Marks = Marks()) -> int:  # noqa: B008 - frozen
+def cleanup() -> int:
     """The command. Exit code 1 when something of ours could not be removed."""
     failed = False
     total = 0
     for path in namespaces():
         try:
-            removed = remove(path, marks)
+            removed = remove(path)
         except OSError as error:
             failed = True
             print(f"edgemesh: {path}: {error}; stop the daemon first, or run as root", file=sys.stderr)

@@ -1,7 +1,8 @@
 """Workloads that are systemd units: they share the host's namespace and its addresses, and are told apart by their cgroups.
 
 Each unit has doors of its own, on ports of its own, so that the door says who calls. All units are in one table. A unit that is
-restarted has a new cgroup, so the cgroups are looked at in every round, and when systemd makes one.
+restarted has a new cgroup, so the cgroups are looked at in every round, and a round begins when systemd makes one beside them.
+What it serves in the milliseconds until then is open.
 """
 
 from __future__ import annotations
@@ -58,6 +59,7 @@ class Host:
         self._members: dict[str, _Member] = {}
         self._faults: dict[str, str] = {}
         self._table: Table | None = None
+        self.folders: set[str] = set()  # slices that hold units: a new cgroup in one may be a unit that starts
 
     def __repr__(self) -> str:
         return f"<Host {len(self._members)} units>"
@@ -97,6 +99,7 @@ class Host:
         """What the ruleset says of one unit. None while it does not run."""
         root = cgroup.mount()
         folders = cgroup.find_unit(root, workload.unit) if root else []
+        self.folders.add(f"{root}/system.slice")
         found = []
         for folder in folders:
             with contextlib.suppress(OSError):  # it ended just now
@@ -113,6 +116,7 @@ class Host:
             member = self._open(workload)
         member.workload = workload
         names = tuple(str(folder) for folder in folders)
+        self.folders.update(str(folder.parent) for folder in folders)
         if names != member.cgroups:
             log.info("captured %s, unit %s", workload.key, workload.unit)
             member.cgroups = names
@@ -140,7 +144,7 @@ class Host:
         if self._table is not None:
             if open_node:
                 self._table.remove()
-                route.remove(self.capture.marks)
+                route.remove()
             self._table.close()
             self._table = None
 

@@ -93,6 +93,15 @@ class Host:
         status, _, reason = last.partition(" ")
         return Answer(done.returncode, int(status or 0), body, "" if reason.startswith("%") else reason.strip())
 
+    def curl_by_name(self, url, nameserver):
+        """curl that resolves names as every program does, by /etc/resolv.conf: one of its own is mounted for it alone."""
+        resolver = self.lab.folder / "resolv.conf"
+        resolver.write_text(f"nameserver {nameserver}\noptions timeout:2 attempts:1\n")
+        script = 'mount --bind "$0" "$(readlink -f /etc/resolv.conf)" && exec curl -sS -m 5 -w "\n%{http_code}" "$1"'
+        done = self.run("unshare", "--mount", "sh", "-c", script, str(resolver), url, check=False)
+        body, _, status = done.stdout.rpartition("\n")
+        return Answer(done.returncode, int(status or 0), body, "")
+
     def start(self, code, *words):
         """Run Python code here until the lab ends; returns when it has printed a line."""
         command = ["ip", "netns", "exec", self.name, sys.executable, "-u", "-c", textwrap.dedent(code), *map(str, words)]

@@ -1,5 +1,9 @@
 """Names, routes, exclusions, splits and what status tells, on the wire."""
 
+import subprocess
+import sys
+import textwrap
+
 import pytest
 
 from tests.netns.conftest import GET, own
@@ -50,6 +54,33 @@ def test_other_names_go_to_the_resolver_that_was_asked(lab, resolver):
     buyer = lab.host("buyer")
     for asked in (resolver.v4, resolver.v6):
         assert buyer.python(ASK, asked, "example.org") == "192.0.2.7", asked
+
+
+def test_other_names_asked_of_a_resolver_on_loopback_go_there(lab):
+    """As systemd's, which listens on 127.0.0.53 inside the workload's own namespace."""
+    thief = lab.host("thief")
+    for address in ("127.0.0.53", "::1"):
+        thief.start(RESOLVER, address)
+        assert thief.python(ASK, address, "example.org") == "192.0.2.7", address
+        assert thief.python(ASK, address, "store").startswith("240.240."), address
+
+
+ASK_TCP = """
+    import socket, struct, sys
+    name = b"".join(bytes([len(p)]) + p.encode() for p in sys.argv[2].split(".")) + b"\\0"
+    q = b"\\x12\\x34\\1\\0\\0\\1\\0\\0\\0\\0\\0\\0" + name + b"\\0\\1\\0\\1"
+    try:
+        s = socket.create_connection((sys.argv[1], 53), timeout=3)
+        s.sendall(struct.pack("!H", len(q)) + q)
+        print(socket.inet_ntoa(s.recv(4096)[-4:]))
+    except OSError as error:
+        print(type(error).__name__)
+"""
+
+
+def test_names_over_tcp(lab):
+    for asked in ("192.0.2.1", "127.0.0.53", "2001:db8::1"):
+        assert lab.host("buyer").python(ASK_TCP, asked, "store").startswith("240.240."), asked
 
 
 def test_a_call_by_name_needs_no_default_route(lab):
@@ -122,6 +153,7 @@ def test_status_tells_what_it_cannot_hold(lab):
     import time
 
     buyer = lab.host("buyer")
+    lab.host("late")
     buyer.start(
         "import ctypes, time\nctypes.CDLL(None).prctl(1, 9)\nprint('up')\ntime.sleep(60)",
     )
@@ -129,7 +161,47 @@ def test_status_tells_what_it_cannot_hold(lab):
     time.sleep(0.1)
     holes = {(h["kind"], h["workload"]): h["count"] for h in lab.status()["holes"]}
     assert holes[("udp", "lab/buyer")] >= 1
-    assert ("powers", "lab/buyer") in holes
+    assert holes[("powers", "lab/buyer")] == 2, "NET_ADMIN and NET_RAW"
+    assert ("powers", "lab/late") not in holes
+    assert ("older", "lab/buyer") not in holes
+
+
+OLDER = """
+    import socket, sys
+    s = socket.create_connection((sys.argv[1], int(sys.argv[2])), timeout=3)
+    print("open", flush=True)
+    for line in sys.stdin:
+        try:
+            s.sendall(line.encode()); print(s.recv(100).decode().strip(), flush=True)
+        except OSError as error:
+            print(type(error).__name__, flush=True)
+"""
+
+
+@pytest.mark.parametrize("tracked", [False, True])
+@pytest.mark.parametrize("calls", [False, True])
+def test_connections_older_than_the_capture_are_counted(lab, calls, tracked):
+    """Calls into the workload that connection tracking knew pass until they end; everything else is reset at its next packet."""
+    name = f"late{calls:d}{tracked:d}"
+    late, outsider = lab.host(name), lab.host("outsider")
+    if tracked:
+        late.run("nft", "add table inet own; add chain inet own c { type filter hook input priority 0; }; add rule inet own c ct state new")
+    client, server = (late, outsider) if calls else (outsider, late)
+    port = 2300 + len(lab.hosts)
+    lab.tcp(server, port)
+    command = [sys.executable, "-c", textwrap.dedent(OLDER), server.v4, str(port)]
+    process = lab.start(["ip", "netns", "exec", client.name, *command], wait=True, stdin=subprocess.PIPE)
+    try:
+        lab.workload(late)
+        lab.build()
+        lab.wait(lambda: any(w["workload"] == f"lab/{name}" and w["state"] == "captured" for w in lab.status()["workloads"]), "captured")
+        assert [h["count"] for h in lab.status()["holes"] if (h["kind"], h["workload"]) == ("older", f"lab/{name}")] == [1]
+        process.stdin.write(b"still there\n")
+        process.stdin.flush()
+        said = process.stdout.readline().strip().decode()
+        assert said == ("echo still there" if tracked and not calls else "ConnectionResetError")
+    finally:
+        process.stdin.close()
 
 
 def test_a_split_is_exact(lab):

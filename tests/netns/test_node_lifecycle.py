@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from agent.kernel import cgroup
 from tests.netns.conftest import GET, PATH, sh
 
 
@@ -164,16 +165,27 @@ def cleanup():
 def test_cleanup_takes_everything_of_ours_and_nothing_else(lab):
     store, thief = lab.host("store"), lab.host("thief")
     store.run("nft", "add table inet foreign")
+    store.run("ip", "rule", "add", "fwmark", "0x77", "lookup", "main", "pref", "20000")
+    lab.down(signal.SIGKILL)
+    # Cleanup is not told what the daemon's marks and tables were.
+    lab.settings = {"marks": {"local": 0x77000002, "table": 15999, "preference": 15999}}
+    lab.up()
+    assert "15999" in store.run("ip", "rule").stdout
+    assert lab.host("buyer").curl(f"http://{store.v4}/").status == 200
     lab.down(signal.SIGKILL)
     said = cleanup()
     assert "table inet edgemesh" in said.stdout, said
     assert rules(store).split() == ["table", "inet", "foreign"]
-    assert "15006" not in store.run("ip", "rule").stdout
+    assert not cgroup.folder(cgroup.mount(), lab.node).exists() if cgroup.mount() else True
     for version in ("-4", "-6"):
+        assert "lookup 15" not in store.run("ip", version, "rule").stdout
+        assert not store.run("ip", version, "route", "show", "table", "all", "proto", "237").stdout
         assert not store.run("ip", version, "route", "show", "table", "15006", check=False).stdout
         assert "240.240" not in store.run("ip", version, "route").stdout
         assert "fdce:ed6e" not in store.run("ip", version, "route").stdout
+    assert store.run("ip", "rule", "show", "pref", "20000").stdout, "another's rule"
     assert thief.curl(f"http://{store.v4}/").status == 200
     store.run("nft", "delete table inet foreign")
+    lab.settings = {}
     lab.up()
     assert thief.curl(f"http://{store.v4}/").refused

@@ -103,10 +103,61 @@ def test_a_server_that_speaks_first_is_not_kept_waiting(lab):
 def test_a_port_that_nobody_serves_fails_at_once(lab):
     import time
 
-    began = time.monotonic()
-    answer = lab.host("buyer").curl(f"http://{lab.host('store').v4}:81/")
-    assert answer.status == 503, answer
-    assert time.monotonic() - began < 3, "a reset, not a timeout"
+    store = lab.host("store")
+    for address in (store.v4, f"[{store.v6}]"):
+        began = time.monotonic()
+        answer = lab.host("buyer").curl(f"http://{address}:81/")
+        assert answer.status == 503, answer
+        assert time.monotonic() - began < 3, "the server's reset came back, and no timeout was waited for"
+
+
+@pytest.mark.parametrize("nameserver", ["192.0.2.1", "127.0.0.53"])
+def test_by_name_as_programs_do_it(lab, nameserver):
+    for name in ("store", "store.lab.svc.cluster.local"):
+        answer = lab.host("buyer").curl_by_name(f"http://{name}/", nameserver)
+        assert answer.body.startswith("store saw"), answer
+        assert lab.host("thief").curl_by_name(f"http://{name}/", nameserver).status == 403
+
+
+def test_two_callers_are_seen_as_themselves(lab):
+    """One after the other and again, over connections that are kept: none is lent to the other."""
+    from tests.netns.conftest import GET
+
+    buyer, thief, store = lab.host("buyer"), lab.host("thief"), lab.host("store")
+    lab.allow("thief", "store", GET)
+    lab.build()
+    try:
+        for caller in (buyer, thief) * 3:
+            assert f":{caller.v4} " in caller.curl(f"http://{store.v4}/").body
+            assert f" {caller.v6} " in caller.curl(f"http://[{store.v6}]/").body
+    finally:
+        lab.forbid("thief", "store")
+        lab.build()
+
+
+def test_a_real_database_that_speaks_first(lab):
+    from agent.demo.database import installed
+    from tests.netns.conftest import TCP, named, target, tcp_route
+
+    database = installed()
+    if database is None:
+        pytest.skip("needs mariadb-server")
+    server = lab.host("database")
+    lab.start(["ip", "netns", "exec", server.name, *database.command(lab.folder / "mysql")])
+    lab.workload(server)
+    lab.write("route-db", tcp_route("db", 3306))
+    lab.write("target-buyer-database", target("buyer", "database", {**TCP, "name": "db"}) | {"metadata": named("buyer-database")})
+    lab.build()
+
+    def ask(host, address):
+        words = ("--no-defaults", "--user=root", "--connect-timeout=4", f"--host={address}", "--batch", "--skip-column-names")
+        return host.run(database.client, *words, "--execute=SELECT 6 * 7, USER()", check=False).stdout.split()
+
+    lab.wait(lambda: ask(lab.host("buyer"), server.v4), "the database is up")
+    for address in (server.v4, server.v6):
+        assert ask(lab.host("buyer"), address)[0] == "42"
+        assert not ask(lab.host("thief"), address)
+        assert not ask(lab.host("outsider"), address)
 
 
 def test_own_ports_are_refused(lab):

@@ -119,8 +119,8 @@ def test_routes_come_twice_without_harm_and_go(namespace):
     assert "240.240.0.0/16" in sh("ip", "-n", NAME, "route").stdout
     assert "fdce:ed6e:5e55::/64" in sh("ip", "-n", NAME, "-6", "route").stdout
     with namespace.entered():
-        assert route.remove(marks) == 6
-        assert route.remove(marks) == 0
+        assert route.remove() == 6
+        assert route.remove() == 0
     assert "0x6d6e0002" not in sh("ip", "-n", NAME, "rule").stdout
 
 
@@ -158,3 +158,34 @@ def test_counts(namespace):
             assert len(nft.rules(netlink)) == len(RULES.rules)
     assert table.counted() == 0
     table.close()
+
+
+def test_an_address_that_two_namespaces_claim_finds_neither(namespace):
+    from agent.config import NodeConfig
+    from agent.kernel.ground import Ground
+    from policy.model import Workload
+
+    other = "emkt-other"
+    sh("ip", "netns", "add", other)
+    try:
+        for name in (NAME, other):
+            sh("ip", "-n", name, "link", "set", "lo", "up")
+        sh("ip", "-n", NAME, "addr", "add", "10.213.0.9/32", "dev", "lo")
+        taken = {}
+        ground = Ground(NodeConfig(node="emkt-finder"), own_cgroup=False)
+        ground.serve(lambda workload, doors: taken.setdefault(workload.key, doors), lambda key: taken.pop(key).close())
+        ground.want([Workload("n", "pod", "a", ("10.213.0.9",), node="emkt-finder")])
+        sh("ip", "-n", other, "addr", "add", "10.213.0.9/32", "dev", "lo")
+        ground.settle()
+        assert not taken
+        assert "several network namespaces" in ground.conditions()["n/pod"].error
+        sh("ip", "-n", other, "addr", "del", "10.213.0.9/32", "dev", "lo")
+        ground.settle()
+        assert list(taken) == ["n/pod"]
+        assert NAME in ground.conditions()["n/pod"].where
+        sh("ip", "-n", other, "addr", "add", "10.213.0.9/32", "dev", "lo")
+        ground.settle()
+        assert NAME in ground.conditions()["n/pod"].where, "who was found stays"
+        ground.release(open_node=True)
+    finally:
+        sh("ip", "netns", "del", other)

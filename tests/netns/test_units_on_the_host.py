@@ -9,7 +9,9 @@ import textwrap
 
 import pytest
 
+from agent.admin.client import get
 from agent.kernel import cgroup
+from agent.kernel.units import FIRST_PORT
 from tests.netns.conftest import GET, HTTP_SERVER, Lab, mesh_config, routes
 
 CALL = """
@@ -88,7 +90,8 @@ def host(tmp_path_factory, needs_cgroup):
         lab.home = home = lab.host("home")
         for name in ("buyer", "thief", "store"):
             units[name] = Unit(lab, root, name)
-            lab.workload(home, netns="", systemdUnit=units[name].name, addresses=[home.v4, home.v6])
+            # Loopback is an address of the host like any other; it is the units' only where their manifests say so.
+            lab.workload(home, netns="", systemdUnit=units[name].name, addresses=[home.v4, home.v6, "127.0.0.1", "::1"])
             (lab.config / "workload-home.yaml").rename(lab.config / f"workload-{name}.yaml")
             text = (lab.config / f"workload-{name}.yaml").read_text()
             text = text.replace('"name": "home"', f'"name": "{name}"').replace('"serviceAccount": "home"', f'"serviceAccount": "{name}"')
@@ -117,8 +120,6 @@ def host(tmp_path_factory, needs_cgroup):
 
 
 def service(lab, name, family="v4"):
-    from agent.admin.client import get
-
     found = next(s for s in get(lab.socket, "/snapshot")["services"] if s["name"] == name)
     return next(a for a in found["addresses"] if (":" in a) == (family == "v6"))
 
@@ -131,15 +132,29 @@ def test_unit_to_unit(host, family):
         assert "403" in host.units["thief"].call(address, port), address
 
 
-def test_over_loopback_too(host):
-    for address in ("127.0.0.1", "::1"):
-        said = host.units["thief"].call(address, 8080)
-        assert "200" not in said, said
+@pytest.mark.parametrize("address", ["127.0.0.1", "::1"])
+def test_over_loopback_too(host, address):
+    said = host.units["buyer"].call(address, 8080)
+    assert said.startswith("HTTP/1.1 200 OK store saw"), said
+    assert "403" in host.units["thief"].call(address, 8080)
 
 
-def test_who_is_no_unit_is_refused_over_loopback(host):
+@pytest.mark.parametrize("mark", ["0", "0x6d6e0001", "0x6d6e0002", "0x539"])
+def test_who_is_no_unit_is_refused_over_loopback(host, mark):
     for address in ("127.0.0.1", "::1", host.home.v4, host.home.v6):
-        assert host.nobody.call(address, 8080) in ("ConnectionRefusedError", "ConnectionResetError"), address
+        assert host.nobody.call(address, 8080, mark) in ("ConnectionRefusedError", "ConnectionResetError", "TimeoutError"), address
+
+
+def test_a_units_door_cannot_be_dialled_itself(host):
+    """Who could dial a door would be taken for its unit, and a door that is told to dial itself would do so without end."""
+    for port in range(FIRST_PORT, FIRST_PORT + 9):
+        for address in ("127.0.0.1", "::1", host.home.v4):
+            assert host.nobody.call(address, port) == "ConnectionRefusedError", (address, port)
+            said = host.units["thief"].call(address, port)
+            assert "200" not in said, (address, port, said)
+        assert host.host("outsider").curl(f"http://{host.home.v4}:{port}/").exit_code == 7
+    assert len(host.records()) < 1000, "no door dialled itself"
+    assert not [c for c in get(host.socket, "/connections") if "151" in c["dialled"]]
 
 
 def test_from_outside_the_box(host):

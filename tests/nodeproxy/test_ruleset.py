@@ -46,7 +46,6 @@ def test_a_workload():
           chain in { type nat hook prerouting priority -100
             iifname lo accept
             meta l4proto tcp th dport @in_ports accept
-            meta l4proto tcp fib daddr type local th dport 15008 accept
             meta l4proto tcp fib daddr type local redirect to :15006
           }
           chain guard { type filter hook output priority 300

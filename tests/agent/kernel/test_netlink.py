@@ -42,6 +42,7 @@ class FakeSocket:
 def made(*answers):
     netlink = Netlink.__new__(Netlink)
     netlink.sock = FakeSocket(*answers)
+    netlink._sequence = 0
     return netlink
 
 
@@ -49,20 +50,49 @@ def error(sequence, number):
     return message(NLMSG_ERROR, 0, sequence, struct.pack("=i", -number) + bytes(16))
 
 
-def test_a_refused_batch_names_its_message():
-    netlink = made(error(1, 0) + error(2, errno.EEXIST), error(3, 0))
+BATCH = [("table", 0, 0, b""), ("chain out", 3, 0, b""), ("rule", 6, 0, b"")]  # after the beginning, 1: numbers 2 to 4
+
+
+def test_a_refused_batch_names_the_first_that_was_refused():
+    netlink = made(error(3, errno.EEXIST), error(4, errno.ENOENT))
     with pytest.raises(NetlinkError, match="chain out: File exists") as refused:
-        netlink.batch(b"", b"", [("table", 0, 0, b""), ("chain out", 3, 0, b""), ("rule", 6, 0, b"")])
+        netlink.batch(10, BATCH)
     assert refused.value.errno == errno.EEXIST
 
 
-def test_a_batch_that_is_refused_as_a_whole():
+def test_a_batch_is_accepted_once_its_last_message_is():
+    netlink = made(error(4, 0))
+    netlink.batch(10, BATCH)
+    kinds, at = [], 0
+    while at < len(netlink.sock.sent):
+        length, kind, flags, _ = struct.unpack_from("=IHHI", netlink.sock.sent, at)
+        kinds.append((kind, flags & 4))
+        at += length
+    assert kinds == [(0x10, 0), (0, 0), (3, 0), (6, 4), (0x11, 0)], "only the last is acknowledged: a thousand answers would not fit"
+
+
+@pytest.mark.parametrize("number", [1, 5])
+def test_a_batch_that_is_refused_as_a_whole(number):
     with pytest.raises(NetlinkError, match="the batch: Operation not permitted"):
-        made(error(0, errno.EPERM)).batch(b"", b"", [("table", 0, 0, b"")])
+        made(error(number, errno.EPERM)).batch(10, BATCH)
+
+
+def test_late_answers_to_an_earlier_batch_mean_nothing():
+    netlink = made(error(1, errno.EPERM), error(4, 0), error(9, 0))
+    with pytest.raises(NetlinkError):
+        netlink.batch(10, BATCH)
+    netlink.batch(10, BATCH)  # 6 to 10; the answer to 4 is the first one's, and 9 is its last
+    assert not netlink.sock.answers
 
 
 def test_ask_collects_what_is_dumped():
-    netlink = made(message(20, 2, 1, b"once") + message(20, 2, 1, b"more"), message(3, 2, 1, b""))
+    netlink = made(message(20, 2, 1, b"once") + message(20, 2, 7, b"anothers") + message(20, 2, 1, b"more"), message(3, 2, 1, b""))
     assert netlink.ask("list", 22, 0x300, b"") == [b"once", b"more"]
     with pytest.raises(NetlinkError, match="list: No such file"):
         made(error(1, errno.ENOENT)).ask("list", 22, 0, b"")
+
+
+def test_numbers_begin_anew_before_they_run_out():
+    netlink = made(error(1, 0))
+    netlink._sequence = (1 << 32) - 1
+    assert netlink.ask("list", 22, 0, b"") == []
