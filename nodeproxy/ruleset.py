@@ -38,7 +38,7 @@ class Cgroup(Struct, frozen=True):
 class Match(Struct, frozen=True):
     """One condition. `key` names what is looked at, `value` what it must be, `differs` turns it around."""
 
-    key: str  # cgroup mark oif iif proto dport port-in net4-in net6-in local reply dnat new answer
+    key: str  # cgroup mark oif iif proto dport port-in net4-in net6-in local reply dnat new syn
     value: int | str | Cgroup = 0
     differs: bool = False
 
@@ -59,7 +59,7 @@ class Match(Struct, frozen=True):
             "reply": "ct direction reply",
             "dnat": f"ct status {no}dnat",
             "new": "ct state new",
-            "answer": "tcp flags & (syn | ack) != syn",
+            "syn": f"tcp flags & (syn | ack) {'!=' if self.differs else '=='} syn",
         }[self.key]
 
 
@@ -160,12 +160,19 @@ def workload_ruleset(
         rules += [Rule("guard", (TCP, Match(f"net{v}-in", f"only_nets{v}")), "reject") for v in (4, 6)]
     else:
         rules.append(Rule("guard", (TCP,), "reject"))
+    rules += [
+        # The same the other way: a connection is translated once, and a foreign redirect that was first led it past our door.
+        Rule("guard_in", (LO_IN,), "accept"),
+        Rule("guard_in", (TCP, Match("port-in", "in_ports")), "accept"),
+        Rule("guard_in", (TCP, Match("syn"), Match("dport", ports.inbound, True)), "reject"),
+    ]
     chains = (
         Chain("raw_out", "filter", "output", -300),
         Chain("raw_in", "filter", "prerouting", -300),
         Chain("out", "nat", "output", -100),
         Chain("in", "nat", "prerouting", -100),
         Chain("guard", "filter", "output", 300),
+        Chain("guard_in", "filter", "input", 0),
     )
     return Ruleset(chains, sets, tuple(rules))
 
@@ -189,8 +196,8 @@ class Unit(Struct, frozen=True):
 def host_ruleset(marks: Marks, cgroup: Cgroup, units: tuple[Unit, ...], ranges: tuple[str, ...], dns: bool) -> Ruleset:
     """What is put on the host for workloads that are systemd units. Units are told apart by cgroup, so ours must be one too.
 
-    Loopback is not exempt here: it is how units call each other. A new connection over it to a unit, from anybody but our own
-    transparent sockets, is refused: those of units were redirected before, and what is no unit has no identity. Nor may anybody
+    Loopback is not exempt here: it is how units call each other. A new connection that reaches a unit itself, from anybody but our
+    own transparent sockets, is refused: those of units were redirected before, and what is no unit has no identity. Nor may anybody
     dial a unit's door itself: it would take him for that unit, and a door that is told to dial itself does so without end.
     """
     us = Match("cgroup", cgroup)
@@ -233,13 +240,14 @@ def host_ruleset(marks: Marks, cgroup: Cgroup, units: tuple[Unit, ...], ranges: 
             guard.append(Rule("guard", (UDP, it), "count"))
             guard += [Rule("guard", (it, TCP, *o), "reject") for o in only]
             input_ += [
-                Rule("input", (LO_IN, TCP, it, Match("port-in", f"in_ports_{number}")), "accept"),
-                Rule("input", (LO_IN, TCP, it, Match("new")), "reject"),
+                # Over lo it was not redirected; from elsewhere it was, unless a foreign redirect was first.
+                Rule("input", (TCP, it, Match("port-in", f"in_ports_{number}")), "accept"),
+                Rule("input", (TCP, it, Match("new")), "reject"),
             ]
     rules = (
         # A unit that may set marks could have its own connections untracked, and so not redirected: a SYN must be ours.
         Rule("raw_out", (us, local_mark), "notrack"),
-        Rule("raw_out", (LO_OUT, local_mark, Match("answer")), "notrack"),
+        Rule("raw_out", (LO_OUT, local_mark, Match("syn", differs=True)), "notrack"),
         Rule("raw_in", (LO_IN, local_mark), "notrack"),
         *out,
         *into,

@@ -1,10 +1,11 @@
 """The keeper of the kernel side: finds where workloads run, opens their doors there, and keeps their rules in force.
 
 Theory of operation. `want` says which workloads this node should capture; one task compares that with the namespaces that there
-are: at each wish, at each change under /run/netns or of a unit's cgroup, and four times a second. For a namespace that appeared: sockets first, then the
-rules in one transaction, then the doors are handed over, so that no packet is redirected to nothing. A namespace that vanished or
-was replaced under its name is let go at once, because our sockets would keep it alive. A fault of one workload becomes its
-condition, with what to do, and stops no other. Rules outlive us: only `release` of an open node, and cleanup, take them away.
+are: at each wish, at each change under /run/netns or of a unit's cgroup, and four times a second. For a namespace that appeared:
+sockets first, then the rules in one transaction, then the doors are handed over, so that no packet is redirected to nothing. A
+namespace that vanished or was replaced under its name is let go at once, because our sockets would keep it alive. A fault of one
+workload becomes its condition, with what to do, and stops no other. Rules outlive us: only `release` of an open node, and cleanup,
+take them away.
 """
 
 from __future__ import annotations

@@ -164,8 +164,8 @@ def _match(match: Match) -> list[bytes]:
         return [_expression("fib", be32(1, 1), be32(2, 3), be32(3, 2)), _compare(struct.pack("=I", 2))]
     if key == "reply":
         return [_expression("ct", be32(1, 1), be32(2, 1)), _compare(b"\x01")]
-    if key == "answer":  # SYN is 2, ACK is 16
-        return [_payload(2, 13, 1), _masked(b"\x12"), _compare(b"\x02", differs=True)]
+    if key == "syn":  # SYN is 2, ACK is 16
+        return [_payload(2, 13, 1), _masked(b"\x12"), _compare(b"\x02", match.differs)]
     which, bits = {"dnat": (2, 0x20), "new": (0, 8)}[key]  # IPS_DST_NAT; NF_CT_STATE_BIT(IP_CT_NEW)
     return [_expression("ct", be32(1, 1), be32(2, which)), _masked(struct.pack("=I", bits)), _compare(bytes(4), differs=not match.differs)]
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from agent.admin.client import get
 from agent.kernel import cgroup
 from tests.netns.conftest import GET, PATH, sh
 
@@ -39,6 +40,19 @@ def test_a_foreign_table_cannot_let_calls_past_ours(lab):
         assert thief.curl(f"http://{store.v4}/").refused
     finally:
         thief.run("nft", "delete table inet foreign")
+
+
+def test_a_foreign_redirect_does_not_lead_around_the_servers_door(lab):
+    """Address translation happens once, by whose rules come first: then the store's own, not ours."""
+    outsider, store = lab.host("outsider"), lab.host("store")
+    redirect = "{ type nat hook prerouting priority -150; }; add rule inet foreign in tcp dport 8088 redirect to :80"
+    store.run("nft", f"add table inet foreign; add chain inet foreign in {redirect}")
+    try:
+        for address in (store.v4, f"[{store.v6}]"):
+            assert outsider.curl(f"http://{address}:8088/").refused
+            assert lab.host("buyer").curl(f"http://{address}/").status == 200
+    finally:
+        store.run("nft", "delete table inet foreign")
 
 
 class Probe:
@@ -100,7 +114,7 @@ def test_sigterm_lets_a_running_request_end(lab):
     found = []
     caller = threading.Thread(target=lambda: found.append(buyer.curl(f"http://{store.v4}/slow")))
     caller.start()
-    time.sleep(0.5)
+    lab.wait(lambda: any("/slow" in call["request"] for call in get(lab.socket, "/connections")), "the request is on its way")
     assert lab.down() == 0
     caller.join()
     assert found[0].status == 200, found

@@ -59,6 +59,11 @@ def test_a_workload():
             ip6 daddr @out_nets6 accept
             meta l4proto tcp reject
           }
+          chain guard_in { type filter hook input priority 0
+            iifname lo accept
+            meta l4proto tcp th dport @in_ports accept
+            meta l4proto tcp tcp flags & (syn | ack) == syn th dport != 15006 reject
+          }
         }""").strip()
     )
 
@@ -76,7 +81,7 @@ def test_an_inclusion_list_captures_nothing_else():
     redirects = [str(rule) for rule in found.rules if rule.verdict == "redirect" and rule.chain == "out"]
     assert "meta l4proto tcp redirect to :15001" not in redirects
     assert "meta l4proto tcp ip daddr @only_nets4 redirect to :15001" in redirects
-    assert [str(rule) for rule in found.rules if rule.verdict == "reject"] == [
+    assert [str(rule) for rule in found.rules if rule.verdict == "reject" and rule.chain == "guard"] == [
         "meta l4proto tcp ip daddr @only_nets4 reject",
         "meta l4proto tcp ip6 daddr @only_nets6 reject",
     ]
@@ -93,13 +98,102 @@ def test_two_units_have_doors_of_their_own_and_loopback_is_closed_to_others():
     assert "socket cgroupv2 level 2 20 meta l4proto tcp redirect to :15120" in rules
     assert "socket cgroupv2 level 2 20 meta l4proto udp th dport 53 redirect to :15122" in rules
     assert "iifname != lo fib daddr type local meta l4proto tcp socket cgroupv2 level 2 10 redirect to :15111" in rules
-    assert "iifname lo meta l4proto tcp socket cgroupv2 level 2 10 ct state new reject" in rules
+    assert "meta l4proto tcp socket cgroupv2 level 2 10 ct state new reject" in rules
     assert rules[1] == "oifname lo meta mark 0x6d6e0002 tcp flags & (syn | ack) != syn notrack", (
         "a unit's own SYN is tracked, so redirected"
     )
     assert not any(rule.startswith("meta l4proto tcp redirect") for rule in rules), "who is no unit is left alone"
 
 
+def test_the_table_of_two_units():
+    units = (
+        Unit("n/a", (Cgroup(2, 10),), Ports(15100, 15101, 15008, 15102), Exclusions((22,), (25,), ("10.0.0.0/8",))),
+        Unit("n/b", (Cgroup(2, 20),), Ports(15103, 15104, 15008, 15105), Exclusions(outbound_only_cidrs=("10.1.0.0/16",))),
+    )
+    assert str(host_ruleset(Marks(), Cgroup(1, 42), units, RANGES, dns=True)) == dedent(TWO_UNITS).strip()
+
+
+TWO_UNITS = """
+    table inet edgemesh {
+      set doors { 15100, 15101, 15102, 15103, 15104, 15105 }
+      set range4 { 240.240.0.0/16 }
+      set range6 { fdce:ed6e:5e55::/64 }
+      set out_ports_0 { 25 }
+      set in_ports_0 { 22 }
+      set out_nets_0_4 { 10.0.0.0/8 }
+      set out_nets_0_6 {  }
+      set only_nets_0_4 {  }
+      set only_nets_0_6 {  }
+      set out_ports_1 {  }
+      set in_ports_1 {  }
+      set out_nets_1_4 {  }
+      set out_nets_1_6 {  }
+      set only_nets_1_4 { 10.1.0.0/16 }
+      set only_nets_1_6 {  }
+      chain raw_out { type filter hook output priority -300
+        socket cgroupv2 level 1 42 meta mark 0x6d6e0002 notrack
+        oifname lo meta mark 0x6d6e0002 tcp flags & (syn | ack) != syn notrack
+      }
+      chain raw_in { type filter hook prerouting priority -300
+        iifname lo meta mark 0x6d6e0002 notrack
+      }
+      chain out { type nat hook output priority -100
+        socket cgroupv2 level 1 42 accept
+        socket cgroupv2 level 2 10 meta l4proto udp th dport 53 redirect to :15102
+        socket cgroupv2 level 2 10 meta l4proto tcp th dport 53 redirect to :15102
+        socket cgroupv2 level 2 10 meta l4proto tcp ip daddr @range4 redirect to :15100
+        socket cgroupv2 level 2 10 meta l4proto tcp ip6 daddr @range6 redirect to :15100
+        socket cgroupv2 level 2 10 meta l4proto tcp th dport @out_ports_0 accept
+        socket cgroupv2 level 2 10 ip daddr @out_nets_0_4 accept
+        socket cgroupv2 level 2 10 ip6 daddr @out_nets_0_6 accept
+        socket cgroupv2 level 2 10 meta l4proto tcp redirect to :15100
+        socket cgroupv2 level 2 20 meta l4proto udp th dport 53 redirect to :15105
+        socket cgroupv2 level 2 20 meta l4proto tcp th dport 53 redirect to :15105
+        socket cgroupv2 level 2 20 meta l4proto tcp ip daddr @range4 redirect to :15103
+        socket cgroupv2 level 2 20 meta l4proto tcp ip6 daddr @range6 redirect to :15103
+        socket cgroupv2 level 2 20 meta l4proto tcp th dport @out_ports_1 accept
+        socket cgroupv2 level 2 20 ip daddr @out_nets_1_4 accept
+        socket cgroupv2 level 2 20 ip6 daddr @out_nets_1_6 accept
+        socket cgroupv2 level 2 20 meta l4proto tcp ip daddr @only_nets_1_4 redirect to :15103
+        socket cgroupv2 level 2 20 meta l4proto tcp ip6 daddr @only_nets_1_6 redirect to :15103
+      }
+      chain in { type nat hook prerouting priority -100
+        iifname != lo fib daddr type local meta l4proto tcp socket cgroupv2 level 2 10 th dport @in_ports_0 accept
+        iifname != lo fib daddr type local meta l4proto tcp socket cgroupv2 level 2 10 redirect to :15101
+        iifname != lo fib daddr type local meta l4proto tcp socket cgroupv2 level 2 20 th dport @in_ports_1 accept
+        iifname != lo fib daddr type local meta l4proto tcp socket cgroupv2 level 2 20 redirect to :15104
+      }
+      chain guard { type filter hook output priority 300
+        socket cgroupv2 level 1 42 accept
+        oifname lo meta mark 0x6d6e0002 accept
+        socket cgroupv2 level 2 10 meta l4proto tcp th dport @out_ports_0 accept
+        socket cgroupv2 level 2 10 ip daddr @out_nets_0_4 accept
+        socket cgroupv2 level 2 10 ip6 daddr @out_nets_0_6 accept
+        socket cgroupv2 level 2 10 ct direction reply accept
+        socket cgroupv2 level 2 10 ct status dnat accept
+        meta l4proto udp socket cgroupv2 level 2 10 counter
+        socket cgroupv2 level 2 10 meta l4proto tcp reject
+        socket cgroupv2 level 2 20 meta l4proto tcp th dport @out_ports_1 accept
+        socket cgroupv2 level 2 20 ip daddr @out_nets_1_4 accept
+        socket cgroupv2 level 2 20 ip6 daddr @out_nets_1_6 accept
+        socket cgroupv2 level 2 20 ct direction reply accept
+        socket cgroupv2 level 2 20 ct status dnat accept
+        meta l4proto udp socket cgroupv2 level 2 20 counter
+        socket cgroupv2 level 2 20 meta l4proto tcp ip daddr @only_nets_1_4 reject
+        socket cgroupv2 level 2 20 meta l4proto tcp ip6 daddr @only_nets_1_6 reject
+      }
+      chain input { type filter hook input priority 0
+        meta l4proto tcp th dport @doors ct state new ct status != dnat reject
+        meta l4proto udp th dport @doors ct state new ct status != dnat drop
+        meta l4proto tcp socket cgroupv2 level 2 10 th dport @in_ports_0 accept
+        meta l4proto tcp socket cgroupv2 level 2 10 ct state new reject
+        meta l4proto tcp socket cgroupv2 level 2 20 th dport @in_ports_1 accept
+        meta l4proto tcp socket cgroupv2 level 2 20 ct state new reject
+      }
+    }
+"""
+
+
 def test_every_match_reads_as_text():
-    keys = ("mark", "oif", "iif", "proto", "dport", "port-in", "net4-in", "net6-in", "local", "reply", "dnat", "new", "answer")
+    keys = ("mark", "oif", "iif", "proto", "dport", "port-in", "net4-in", "net6-in", "local", "reply", "dnat", "new", "syn")
     assert all(str(Match(key, 1 if key in ("mark", "dport") else "x")) for key in keys)

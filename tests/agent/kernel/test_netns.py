@@ -1,0 +1,67 @@
+"""Names and identities of namespaces, without making one. Entering is in tests/netns/test_table.py."""
+
+import errno
+import os
+
+import pytest
+
+from agent.kernel import netns
+
+
+def test_names_and_paths():
+    assert netns.path_of("store") == "/run/netns/store"
+    assert netns.path_of("/proc/7/ns/net") == "/proc/7/ns/net"
+
+
+def test_identity(tmp_path):
+    (tmp_path / "a").touch()
+    assert netns.identity(str(tmp_path / "a")) == netns.identity(str(tmp_path / "." / "a"))
+    assert netns.identity("/proc/self/ns/net") != netns.identity(str(tmp_path / "a"))
+    assert netns.identity(str(tmp_path / "gone")) is None
+
+
+def test_a_file_that_is_no_namespace_yet(tmp_path):
+    """`ip netns add` makes the file, and mounts the namespace over it afterwards."""
+    (tmp_path / "a").touch()
+    assert not netns.is_namespace(str(tmp_path / "a"))
+    assert not netns.is_namespace(str(tmp_path / "gone"))
+    assert netns.is_namespace("/proc/self/ns/net")
+
+
+def test_only_namespaces_have_names(monkeypatch, tmp_path):
+    monkeypatch.setattr(netns, "FOLDER", str(tmp_path))
+    (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to("/proc/self/ns/net")
+    assert netns.named() == [f"{tmp_path}/link"]
+    monkeypatch.setattr(netns, "FOLDER", str(tmp_path / "gone"))
+    assert netns.named() == []
+
+
+def test_a_namespace_is_held_until_it_is_closed():
+    namespace = netns.Namespace("/proc/self/ns/net")
+    assert namespace.id == netns.identity("/proc/self/ns/net")
+    assert not os.get_inheritable(namespace.fd)
+    namespace.close()
+    namespace.close()
+    with pytest.raises(OSError, match="No such file"):
+        netns.Namespace("/gone")
+
+
+def test_entering_what_is_closed_leaves_the_thread_where_it_was():
+    netns._home()  # kept open from the first time on
+    before = len(os.listdir("/proc/self/fd"))
+    namespace = netns.Namespace("/proc/self/ns/net")
+    namespace.close()
+    refused = None
+    try:
+        with namespace.entered():
+            raise AssertionError("never inside")
+    except OSError as error:
+        refused = error.errno
+    assert refused in (errno.EBADF, errno.EPERM)
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_addresses_leave_loopback_out():
+    assert not any(address.startswith(("127.", "fe80:")) or address == "::1" for address in netns.addresses())
+    assert netns.addresses_in("/gone") == frozenset()

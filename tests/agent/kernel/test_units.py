@@ -1,0 +1,132 @@
+"""Units come, restart and go: what their table is told. A folder stands for the cgroups; the real ones are in the netns ring."""
+
+import pytest
+
+from agent.config import NodeConfig
+from agent.kernel import units
+from agent.kernel.ground import Capture
+from nodeproxy.capture import Doors
+from nodeproxy.ruleset import Cgroup, Marks
+from policy.model import Workload
+
+
+class FakeTable:
+    owned, gaps = True, 0
+
+    def __init__(self, name):
+        self.rulesets, self.log = [], []
+
+    def put(self, ruleset):
+        if not self.rulesets or self.rulesets[-1] != ruleset:
+            self.rulesets.append(ruleset)
+
+    def repair(self):
+        return False
+
+    def remove(self):
+        self.log.append("removed")
+
+    def close(self):
+        self.log.append("closed")
+
+
+@pytest.fixture
+def host(monkeypatch, tmp_path):
+    monkeypatch.setattr(units, "Table", FakeTable)
+    monkeypatch.setattr(units.cgroup, "mount", lambda: tmp_path)
+    monkeypatch.setattr(units.route, "install", lambda *_: None)
+    monkeypatch.setattr(units.route, "remove", lambda: 0)
+    monkeypatch.setattr(units, "prepare_sysctls", lambda: None)
+    monkeypatch.setattr(units.sockets, "open_doors", lambda ports, mark, dns: (Doors([], [], [], []), ""))
+    host = units.Host(Capture(NodeConfig(node="here"), Marks(), Cgroup(1, 1)))
+    host.heard = []
+    host.attach = lambda w, _: host.heard.append(f"+{w.name}")
+    host.detach = lambda key: host.heard.append(f"-{key}")
+    host.slice = tmp_path / "system.slice"
+    host.slice.mkdir()
+    return host
+
+
+def unit(name):
+    return Workload("n", name, name, unit=f"{name}.service")
+
+
+def settle(host, *names):
+    host.settle({f"n/{name}": unit(name) for name in names})
+    return {key: condition.error for key, condition in host.conditions().items()}
+
+
+def redirects(host):
+    return sorted(str(rule) for rule in host._table.rulesets[-1].rules if rule.verdict == "redirect" and rule.chain == "in")
+
+
+def test_nothing_is_touched_until_a_unit_is_wanted(host):
+    assert settle(host) == {}
+    assert host._table is None
+    assert host.owned
+
+
+def test_each_unit_has_doors_of_its_own(host):
+    for name in ("a", "b"):
+        (host.slice / f"{name}.service").mkdir()
+    assert settle(host, "a", "b") == {"n/a": "", "n/b": ""}
+    assert host.heard == ["+a", "+b"]
+    assert [rule.rpartition(":")[2] for rule in redirects(host)] in (["15101", "15104"], ["15104", "15101"])
+    settle(host, "b")
+    assert host.heard[-1] == "-n/a"
+    assert [rule.rpartition(":")[2] for rule in redirects(host)] == ["15104"], "the other keeps its door"
+    (host.slice / "c.service").mkdir()
+    settle(host, "b", "c")
+    assert {rule.rpartition(":")[2] for rule in redirects(host)} == {"15101", "15104"}, "a door that is free again is used"
+
+
+def test_a_unit_that_does_not_run_is_told_and_captured_once_it_does(host):
+    assert "a.service does not run" in settle(host, "a")["n/a"]
+    assert str(host.slice) in host.folders, "where it will appear"
+    (host.slice / "a.service").mkdir()
+    assert settle(host, "a") == {"n/a": ""}
+
+
+def test_a_restarted_unit_keeps_its_doors_and_has_its_new_cgroup(host):
+    folder = host.slice / "a.service"
+    folder.mkdir()
+    settle(host, "a")
+    before = redirects(host)
+    folder.rmdir()
+    (host.slice / "other.service").mkdir()  # so that the inode is not given out again
+    assert "does not run" in settle(host, "a")["n/a"]
+    assert redirects(host) == []
+    folder.mkdir()
+    settle(host, "a")
+    assert host.heard == ["+a"]
+    assert f"level 2 {folder.stat().st_ino} " in redirects(host)[0]
+    assert redirects(host)[0].rpartition(":")[2] == before[0].rpartition(":")[2]
+
+
+def test_a_socket_unit_belongs_to_its_service(host):
+    for name in ("a.service", "a.socket"):
+        (host.slice / name).mkdir()
+    settle(host, "a")
+    assert len(redirects(host)) == 2
+
+
+def test_without_a_cgroup_of_our_own_units_cannot_be_told_apart(host):
+    host.capture = Capture(NodeConfig(node="here"), Marks(), None)
+    (host.slice / "a.service").mkdir()
+    assert "needs cgroup2, and root" in settle(host, "a")["n/a"]
+    assert not host.heard
+
+
+@pytest.mark.parametrize(("open_node", "log"), [(False, ["closed"]), (True, ["removed", "closed"])])
+def test_at_a_stop(host, open_node, log):
+    (host.slice / "a.service").mkdir()
+    settle(host, "a")
+    table = host._table
+    host.release(open_node)
+    assert table.log == log
+    assert host.heard == ["+a", "-n/a"]
+
+
+def test_sockets_of_a_unit_that_is_not_captured(host):
+    with pytest.raises(OSError, match="not captured here"):
+        host.towards(unit("a"), "10.0.0.1", 2)
