@@ -150,7 +150,12 @@ def holes(daemon: Daemon, conditions: Mapping[str, Condition]) -> list[Document]
         if condition.udp_packets:
             hole("udp", key, condition.udp_packets, "UDP packets passed: UDP is not captured")
         if condition.older_connections:
-            hole("older", key, condition.older_connections, "connections are older than the capture, and pass until they end")
+            hole(
+                "older",
+                key,
+                condition.older_connections,
+                "connections are older than the capture: calls into it that connection tracking knew pass until they end, others are reset",
+            )
         if condition.gaps:
             hole("gap", key, condition.gaps, "times our rules were taken away; what connected until we put them back passed")
     if daemon.access_log.suppressed_total:
