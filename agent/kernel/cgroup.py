@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from nodeproxy.ruleset import Cgroup
 
+_FIRST_NAMESPACE = 0xEFFFFFFB  # PROC_CGROUP_INIT_INO, linux/proc_ns.h
 _DEEPEST = 4  # slices inside slices
 
 
@@ -32,12 +34,13 @@ def own(name: str) -> tuple[Cgroup, Path] | None:
     None where that cannot be (no cgroup2, no right to make one): the mark must do.
     """
     root = mount()
-    if root is None:
+    if root is None or not _depth_is_true():
         return None
     current = root / _current().lstrip("/")
     if re.fullmatch(r"edgemesh[^/]*\.service", current.name):
         with contextlib.suppress(OSError):
-            return identify(current, root), current
+            if _alone(current):
+                return identify(current, root), current
     made = folder(root, name)
     try:
         made.mkdir(exist_ok=True)
@@ -45,6 +48,25 @@ def own(name: str) -> tuple[Cgroup, Path] | None:
         return identify(made, root), made
     except OSError:
         return None
+
+
+def _depth_is_true() -> bool:
+    """Is the depth of a path that we see the one that nftables counts?
+
+    In a cgroup namespace paths begin at its root; nftables takes that into account from Linux 6.12 on ("nft_socket: make
+    cgroupsv2 matching work with namespaces"). Before, no rule would know our sockets, and they would be captured again and again.
+    """
+    with contextlib.suppress(OSError, ValueError):
+        if os.stat("/proc/self/ns/cgroup").st_ino == _FIRST_NAMESPACE:
+            return True
+        major, minor = os.uname().release.split(".")[:2]
+        return (int(major), int(re.match(r"\d*", minor)[0])) >= (6, 12)  # type: ignore[index]  # it always matches
+    return True  # no cgroup namespaces at all
+
+
+def _alone(folder: Path) -> bool:
+    """Nothing but this process in it, nor below it: what else is there would be taken for us."""
+    return set(processes(folder)) == {os.getpid()}
 
 
 def folder(root: Path, name: str) -> Path:
@@ -68,23 +90,34 @@ def _current() -> str:
     return "/"
 
 
-def find_unit(root: Path, name: str) -> list[Path]:
-    """The cgroups of a systemd unit and of its .socket, whose listening socket belongs to it until the unit takes it over.
+def find_units(root: Path, names: Iterable[str]) -> tuple[dict[str, list[Path]], list[Path]]:
+    """The cgroups of systemd units and of their sockets, by unit; and the slices where one of them could appear.
 
-    Units are in system.slice or in slices inside it (instances of a template); anything deeper is a program's own.
+    A .socket has the listening socket until its unit takes it over. Units are in slices, also slices inside slices (instances of a
+    template); what is deeper is a program's own. One look for all of them: nodes have hundreds of units.
     """
-    stem = name.rpartition(".")[0]
-    wanted = {name, f"{stem}.socket"}
-    found: list[Path] = []
+    wanted: dict[str, list[str]] = {}
+    for name in names:
+        for member in (name, f"{name.rpartition('.')[0]}.socket"):
+            wanted.setdefault(member, []).append(name)
+    found: dict[str, list[Path]] = {}
     slices = [root]
     for folder in slices:
         try:
-            entries = sorted(os.scandir(folder), key=lambda e: e.name)
+            entries = sorted(os.listdir(folder))
         except OSError:
             continue
         for entry in entries:
-            if entry.name in wanted and entry.is_dir():
-                found.append(folder / entry.name)
-            elif entry.name.endswith(".slice") and len((folder / entry.name).relative_to(root).parts) < _DEEPEST:
-                slices.append(folder / entry.name)
-    return found
+            for name in wanted.get(entry, ()):
+                if (folder / entry).is_dir():
+                    found.setdefault(name, []).append(folder / entry)
+            if entry.endswith(".slice") and len((folder / entry).relative_to(root).parts) < _DEEPEST:
+                slices.append(folder / entry)
+    return found, slices
+
+
+def processes(folder: Path) -> Iterator[int]:
+    """The processes of a cgroup and of those below it."""
+    for path in folder.rglob("cgroup.procs"):
+        with contextlib.suppress(OSError):
+            yield from map(int, path.read_text().split())

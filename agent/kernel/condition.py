@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from msgspec import Struct
 
 
@@ -14,3 +16,7 @@ class Condition(Struct, frozen=True):
     udp_packets: int = 0  # that passed: UDP is not captured
     # Open before the capture began. Calls into the workload that connection tracking knew pass until they end; others are reset.
     older_connections: int = 0
+    since: float = 0.0  # seconds since the epoch
+    # How our own sockets are known: by a cgroup that nobody else can enter, or by a mark that who holds NET_RAW could set too.
+    mode: Literal["cgroup", "mark"] = "cgroup"
+    owned: bool = True  # the kernel refuses foreign changes to our table; else they are repaired, and `gaps` counts them

@@ -16,7 +16,8 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Literal
 
 import trio
 from msgspec import Struct
@@ -26,6 +27,7 @@ from agent.config import NodeConfig
 from agent.kernel import cgroup, netns, powers
 from agent.kernel.condition import Condition
 from agent.kernel.place import Place
+from agent.kernel.table import Table
 from agent.kernel.units import Host
 from nodeproxy.capture import Doors
 from nodeproxy.ruleset import Cgroup, Marks
@@ -34,7 +36,7 @@ from policy.model import Workload
 log = logging.getLogger("edgemesh.kernel")
 
 POLL = 0.25  # seconds between looks at what namespaces there are
-_POLL_UNOWNED = 0.02  # where somebody could take our rules away: until the next look, what connects stays uncaptured
+_GUARD = 0.02  # seconds between looks at a table that somebody else may change, while he does
 _RETRY = 2.0  # seconds until a capture that failed is tried again; one that waits for its namespace costs nothing
 _NODE_ADDRESSES = 5.0  # seconds between looks at the node's own addresses
 
@@ -48,6 +50,10 @@ class Capture(Struct, frozen=True):
     config: NodeConfig
     marks: Marks
     ours: Cgroup | None
+
+    @property
+    def mode(self) -> Literal["cgroup", "mark"]:
+        return "cgroup" if self.ours else "mark"
 
 
 class Ground:
@@ -64,6 +70,7 @@ class Ground:
         self._wanted: dict[str, Workload] = {}
         self._places: dict[str, Place] = {}
         self._faults: dict[str, str] = {}
+        self._finder = _Finder()
         self._retry: dict[str, float] = {}  # when what failed is tried again
         self._changed = trio.Event()
         self._node_addresses: frozenset[str] = frozenset()
@@ -91,18 +98,23 @@ class Ground:
     async def run(self) -> None:
         """Keep what is wanted true, until cancelled. Rules stay when it ends."""
         watch = _watch()
+        guarded: set[Table] = set()
         async with trio.open_nursery() as nursery:
             if watch is not None:
                 nursery.start_soon(self._listen, watch)
             while True:
                 self._changed = trio.Event()
-                self.settle()
+                for _ in self._steps():
+                    await trio.lowlevel.checkpoint()  # a table takes the kernel milliseconds: calls move on in between
+                for table in self._tables():
+                    if not table.owned and table not in guarded:
+                        guarded.add(table)
+                        nursery.start_soon(self._guard, table, guarded)
                 if watch is not None:
                     for folder in self.host.folders:
                         with contextlib.suppress(OSError):  # gone just now; the poll finds out
                             watch.watch(folder, inotify.CREATE | inotify.ONLYDIR)
-                owned = all(place.table.owned for place in self._places.values()) and self.host.owned
-                with trio.move_on_after(POLL if owned else _POLL_UNOWNED):
+                with trio.move_on_after(POLL):
                     await self._changed.wait()
 
     async def _listen(self, watch: inotify.Inotify) -> None:
@@ -113,61 +125,100 @@ class Ground:
                 self._changed.set()
                 await trio.sleep(0.01)
 
+    async def _guard(self, table: Table, guarded: set[Table]) -> None:
+        """Put a table that somebody else may change in force again, at once when he does."""
+        try:
+            while True:
+                await table.changed()
+                try:
+                    table.repair()
+                except OSError as error:
+                    log.warning("%r: %s; trying again", table, error)
+                await trio.sleep(_GUARD)  # who changes it without end cannot keep us from everything else
+        except trio.ClosedResourceError:
+            pass  # we let go of it
+        finally:
+            guarded.discard(table)
+
+    def _tables(self) -> Iterable[Table]:
+        yield from (place.table for place in self._places.values())
+        if self.host.table is not None:
+            yield self.host.table
+
     def settle(self) -> None:
         """Make what there is what is wanted, once."""
-        for key in [key for key in self._places if key not in self._wanted]:
-            self._let_go(key, remove=True)
-        self._faults = {key: fault for key, fault in self._faults.items() if key in self._wanted}
-        self._retry = {key: at for key, at in self._retry.items() if key in self._wanted}
-        units: dict[str, Workload] = {}
-        finder = _Finder()
-        for key, workload in self._wanted.items():
-            if workload.unit:
-                units[key] = workload
+        for _ in self._steps():
+            pass
+
+    def _steps(self) -> Iterator[None]:
+        """The same in steps: what is slow is followed by a yield, and a newer wish ends it there."""
+        wanted = self._wanted
+        self._faults = {key: fault for key, fault in self._faults.items() if key in wanted}
+        self._retry = {key: at for key, at in self._retry.items() if key in wanted}
+        now = time.monotonic()
+        self._finder.begin(now)
+        paths: dict[str, str] = {}
+        for key, workload in wanted.items():
+            if not workload.unit:
+                try:
+                    paths[key] = self._path_of(workload)
+                except OSError as error:
+                    self._fail(key, error.strerror or str(error))
+        ids = {key: netns.identity(path) for key, path in paths.items()}
+        sought = set(ids.values())
+        for key, place in list(self._places.items()):
+            if ids.get(key) == place.namespace.id:
+                place.namespace.path = paths[key]
                 continue
-            place = self._places.get(key)
+            # Rules are taken away only where they are no longer wanted: not from a namespace that goes to another workload, and
+            # not from one that lost its name, where processes may go on.
+            there = netns.identity(place.namespace.path) == place.namespace.id
+            self._let_go(key, remove=there and place.namespace.id not in sought)
+        for key, path in paths.items():
+            if key not in self._places and now < self._retry.get(key, 0.0):
+                continue
+            workload = wanted[key]
             try:
-                path = self._path_of(workload, place, finder)
-            except OSError as error:
-                self._fail(key, error.strerror or str(error))
-                continue
-            if place is not None and (path != place.namespace.path or netns.identity(path) != place.namespace.id):
-                self._let_go(key, remove=False)
-                place = None
-            if place is None and key in self._retry and time.monotonic() < self._retry[key]:
-                continue
-            try:
-                if place is not None:
-                    place.keep(workload)
+                if key in self._places:
+                    doors = self._places[key].keep(workload)
+                    if doors is not None:
+                        self._attach(workload, doors)
                 else:
                     self._take(workload, path)
+                    yield
             except OSError as error:
                 if error.errno != errno.ENOENT:
-                    self._retry[key] = time.monotonic() + _RETRY
+                    self._retry[key] = now + _RETRY
                 self._fail(key, f"{path or 'no network namespace has its addresses'}: {error.strerror or error}")
-        self.host.settle(units)
+            if self._wanted is not wanted:
+                return
+        self.host.settle({key: workload for key, workload in wanted.items() if workload.unit})
         self.settled = True
 
-    def _path_of(self, workload: Workload, place: Place | None, finder: _Finder) -> str:
+    def _path_of(self, workload: Workload) -> str:
         """Where a workload runs. Raises OSError when that cannot be told."""
         if workload.netns:
             return netns.path_of(workload.netns)
         # Found once, it is kept while it is there: nobody takes it over by claiming its address.
-        return place.namespace.path if place is not None else finder.path_of(workload)
+        place = self._places.get(workload.key)
+        if place is not None and netns.identity(place.namespace.path) == place.namespace.id:
+            return place.namespace.path
+        return self._finder.path_of(workload)
 
     def _take(self, workload: Workload, path: str) -> None:
         if not path or not netns.is_namespace(path):
             raise FileNotFoundError(errno.ENOENT, "there is no such network namespace (yet)", path)
-        key = workload.key
-        if netns.identity(path) == netns.identity("/proc/self/ns/net"):
-            # Its rules would take every program of the host for this one workload.
-            raise OSError(errno.EINVAL, "this is the host's own network namespace; name a systemd unit (systemdUnit) instead", path)
-        taken = next((p.workload.key for p in self._places.values() if p.namespace.id == netns.identity(path)), None)
+        key, which = workload.key, netns.identity(path)
+        if which == netns.own():
+            message = "this is the host's own network namespace, and its rules would cut the host off; name a systemdUnit instead"
+            raise PermissionError(errno.EPERM, message, path)
+        taken = next((p.workload.key for p in self._places.values() if p.namespace.id == which), None)
         if taken is not None:
             raise FileExistsError(errno.EEXIST, f"this namespace is {taken}'s already; a namespace holds one workload", path)
         place = Place(self.capture, workload, path)
         self._places[key] = place
         self._faults.pop(key, None)
+        self._retry.pop(key, None)
         log.info("captured %s in %s%s", key, path, f", but {place.fault}" if place.fault else "")
         self._attach(workload, place.doors)
 
@@ -194,7 +245,7 @@ class Ground:
 
     def conditions(self) -> Mapping[str, Condition]:
         """Whether each workload of this node is captured, by key. Cheap."""
-        found = {key: Condition(False, "", fault) for key, fault in self._faults.items()}
+        found = {key: Condition(False, "", fault, mode=self.capture.mode) for key, fault in self._faults.items()}
         for key, place in self._places.items():
             found[key] = place.condition()
         found.update(self.host.conditions())
@@ -203,9 +254,11 @@ class Ground:
     def report(self) -> Mapping[str, Condition]:
         """The same with what has to be looked up: packets counted, powers held. Takes milliseconds."""
         found = dict(self.conditions())
-        held = powers.powers_by_namespace([place.namespace.id for place in self._places.values()])
+        owners = {place.namespace.id: place.namespace.owner for place in self._places.values()}
+        held = powers.powers_by_namespace(owners, owners)
         for key, place in self._places.items():
             found[key] = place.condition(held.get(place.namespace.id, ()), counted=True)
+        found.update(self.host.conditions(looked_up=True))
         return found
 
     # sockets
@@ -234,28 +287,57 @@ def _nobody(*_: object) -> None:
     raise RuntimeError("Ground.serve comes first")
 
 
+class _Seen(Struct):
+    path: str
+    since: float
+    read: float  # when its addresses were
+    addresses: frozenset[str]
+
+
 class _Finder:
-    """Namespaces by address, for pods: their namespaces have names that nobody tells us. Looked up at most once a round.
+    """Namespaces by address, for pods: their namespaces have names that nobody tells us.
 
     A workload with NET_ADMIN can give itself any address, so an address that two namespaces have says nothing: who is found by
     it would be whoever claims it. Then neither is taken, and people are told.
+
+    All are looked at only while somebody is sought; one that is new, in every round, because it gets its addresses after its name.
     """
 
+    _NEW, _STALE = 5.0, 2.0  # seconds
+
     def __init__(self) -> None:
+        self._seen: dict[tuple[int, int], _Seen] = {}
         self._paths: dict[str, set[str]] | None = None
+        self._now = 0.0
+
+    def begin(self, now: float) -> None:
+        """A new round."""
+        self._now = now
+        self._paths = None
 
     def path_of(self, workload: Workload) -> str:
         """The namespace that alone has an address of this workload; "" for none. Raises OSError when several claim one."""
-        if self._paths is None:
-            self._paths = {}
-            for path in netns.named():
-                for address in netns.addresses_in(path):
-                    self._paths.setdefault(address, set()).add(path)
-        found = {path for address in workload.addresses for path in self._paths.get(address, ())}
+        paths = self._look() if self._paths is None else self._paths
+        found = {path for address in workload.addresses for path in paths.get(address, ())}
         if len(found) > 1:
             names = ", ".join(sorted(found))
             raise OSError(errno.EEXIST, f"several network namespaces have its addresses: {names}; name the right one with netns")
         return next(iter(found), "")
+
+    def _look(self) -> dict[str, set[str]]:
+        now, before = self._now, self._seen
+        self._seen, self._paths = {}, {}
+        for path in netns.named():
+            key = netns.identity(path)
+            if key is None or key in self._seen or key == netns.own():
+                continue  # a second name of the same, or the node's own
+            seen = before.get(key)
+            if seen is None or seen.path != path or now - seen.since < self._NEW or now - seen.read >= self._STALE:
+                seen = _Seen(path, seen.since if seen else now, now, netns.addresses_in(path))
+            self._seen[key] = seen
+            for address in seen.addresses:
+                self._paths.setdefault(address, set()).add(path)
+        return self._paths
 
 
 def _watch() -> inotify.Inotify | None:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import socket
 import struct
 from collections.abc import Iterator
 
 NETLINK_ROUTE, NETLINK_NETFILTER = 0, 12
-NLM_F_REQUEST, NLM_F_ACK, NLM_F_EXCL, NLM_F_CREATE, NLM_F_APPEND, NLM_F_DUMP = 1, 4, 0x200, 0x400, 0x800, 0x300
+NLM_F_REQUEST, NLM_F_ACK, NLM_F_DUMP_INTR, NLM_F_EXCL, NLM_F_CREATE, NLM_F_APPEND, NLM_F_DUMP = 1, 4, 0x10, 0x200, 0x400, 0x800, 0x300
 NLMSG_ERROR, NLMSG_DONE = 2, 3
 NLA_F_NESTED = 0x8000
 _HEADER = struct.Struct("=IHHII")  # length, type, flags, sequence, port
 _WAIT = 5.0  # seconds for the kernel's answer
+_TRIES = 5  # of a dump during which somebody changed what was listed
+_SOL_NETLINK, _NETLINK_CAP_ACK = 270, 10  # linux/netlink.h: a refusal does not repeat the whole message
 _BATCH_BEGIN, _BATCH_END = 0x10, 0x11  # linux/netfilter/nfnetlink.h
 _SO_SNDBUFFORCE = 32  # asm-generic/socket.h: past net.core.wmem_max, which holds the rules of about thirty units
 
@@ -60,17 +63,31 @@ def message(kind: int, flags: int, sequence: int, body: bytes) -> bytes:
     return _HEADER.pack(_HEADER.size + len(body), kind, flags, sequence, 0) + body
 
 
+def messages(data: bytes) -> Iterator[tuple[int, int, int, int, bytes]]:
+    """(type, flags, sequence, port, body) of every message in one datagram."""
+    at = 0
+    while at + _HEADER.size <= len(data):
+        length, kind, flags, sequence, port = _HEADER.unpack_from(data, at)
+        if length < _HEADER.size:
+            return
+        yield kind, flags, sequence, port, data[at + _HEADER.size : at + length]
+        at += (length + 3) & ~3
+
+
 class Netlink:
     """One netlink socket in the network namespace that the calling thread is in when it is made."""
 
     def __init__(self, protocol: int, groups: int = 0) -> None:
         self.sock = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, protocol)
-        self.sock.settimeout(_WAIT)
+        self.sock.settimeout(0 if groups else _WAIT)  # one that only listens is never waited for
         with contextlib.suppress(OSError):
             self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
         with contextlib.suppress(OSError):  # without root the limit stays
             self.sock.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, 16 << 20)
+        with contextlib.suppress(OSError):
+            self.sock.setsockopt(_SOL_NETLINK, _NETLINK_CAP_ACK, 1)
         self.sock.bind((0, groups))
+        self.port: int = self.sock.getsockname()[0]
         self._sequence = 0
 
     def _numbers(self, count: int) -> int:
@@ -88,57 +105,77 @@ class Netlink:
     def close(self) -> None:
         self.sock.close()
 
-    def _messages(self) -> Iterator[tuple[int, int, bytes]]:
-        """(type, sequence, body) of every message in one datagram."""
-        data = self.sock.recv(1 << 18)
-        at = 0
-        while at + _HEADER.size <= len(data):
-            length, kind, _, sequence, _ = _HEADER.unpack_from(data, at)
-            if length < _HEADER.size:
-                return
-            yield kind, sequence, data[at + _HEADER.size : at + length]
-            at += (length + 3) & ~3
+    def heard(self, own: int = -1) -> bool:
+        """Of a socket in groups: has anybody but the socket of port `own` done something since we last asked? Never waits."""
+        found = False
+        while True:
+            try:
+                data = self.sock.recv(1 << 16)
+            except BlockingIOError:
+                return found
+            except OSError as error:
+                if error.errno != errno.ENOBUFS:
+                    raise
+                found = True  # more was announced than the buffer holds
+                continue
+            found = found or any(port != own for _, _, _, port, _ in messages(data))
 
     def ask(self, what: str, kind: int, flags: int, body: bytes) -> list[bytes]:
         """Send one message and wait for its answers. Raises NetlinkError."""
+        for _ in range(_TRIES):
+            found, whole = self._ask(what, kind, flags, body)
+            if whole:
+                return found
+        raise NetlinkError(errno.EINTR, what)
+
+    def _ask(self, what: str, kind: int, flags: int, body: bytes) -> tuple[list[bytes], bool]:
+        """The answers, and whether nothing changed while they were listed."""
         number = self._numbers(1)
         self.sock.sendto(message(kind, NLM_F_REQUEST | NLM_F_ACK | flags, number, body), (0, 0))
         found: list[bytes] = []
+        whole = True
         while True:
-            for got, sequence, payload in self._messages():
+            for got, got_flags, sequence, _, payload in messages(self.sock.recv(1 << 18)):
                 if sequence != number:
                     continue
+                whole = whole and not got_flags & NLM_F_DUMP_INTR
                 if got == NLMSG_ERROR:
                     (error,) = struct.unpack_from("=i", payload)
                     if error:
                         raise NetlinkError(-error, what)
-                    return found
+                    return found, whole
                 if got == NLMSG_DONE:
-                    return found
+                    return found, whole
                 found.append(payload)
 
-    def batch(self, subsystem: int, messages: list[tuple[str, int, int, bytes]]) -> None:
+    def batch(self, subsystem: int, wanted: list[tuple[str, int, int, bytes]]) -> None:
         """Send (what, type, flags, body) messages as one transaction: all take effect or none. Raises NetlinkError for the first refused.
 
         Refusals are always told; that a message was accepted we ask only of the last one, because the answers to a thousand would
         not fit into the socket's buffer.
         """
         edge = struct.pack(">BBH", 0, 0, subsystem)
-        begin = self._numbers(len(messages) + 2)
-        last = begin + len(messages)
+        begin = self._numbers(len(wanted) + 2)
+        last = begin + len(wanted)
         out = [message(_BATCH_BEGIN, NLM_F_REQUEST, begin, edge)]
-        for number, (_, kind, flags, body) in enumerate(messages, begin + 1):
+        for number, (_, kind, flags, body) in enumerate(wanted, begin + 1):
             out.append(message(kind, NLM_F_REQUEST | flags | (NLM_F_ACK if number == last else 0), number, body))
         out.append(message(_BATCH_END, NLM_F_REQUEST, last + 1, edge))
         self.sock.sendto(b"".join(out), (0, 0))
         refused: NetlinkError | None = None
         while True:
-            for got, sequence, payload in self._messages():
+            try:
+                answers = self.sock.recv(1 << 18)
+            except OSError as error:
+                if error.errno == errno.ENOBUFS and refused is not None:
+                    raise refused from error  # so much was refused that not all of it could be told
+                raise
+            for got, _, sequence, _, payload in messages(answers):
                 if got != NLMSG_ERROR or not begin <= sequence <= last + 1:
                     continue
-                (error,) = struct.unpack_from("=i", payload)
-                if error and refused is None:
-                    refused = NetlinkError(-error, messages[sequence - begin - 1][0] if begin < sequence <= last else "the batch")
+                (number,) = struct.unpack_from("=i", payload)
+                if number and refused is None:
+                    refused = NetlinkError(-number, wanted[sequence - begin - 1][0] if begin < sequence <= last else "the batch")
                 if refused is not None and sequence in (begin, last + 1):
                     raise refused
                 if sequence == last:

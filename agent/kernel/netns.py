@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import fcntl
 import functools
 import ipaddress
 import os
+import re
 import socket
 import struct
 from collections.abc import Iterator
@@ -17,6 +19,7 @@ from agent.kernel.netlink import NETLINK_ROUTE, NLM_F_DUMP, Netlink, attributes
 FOLDER = "/run/netns"
 _CLONE_NEWNET = 0x40000000
 _RTM_GETADDR = 22
+_NS_GET_USERNS = 0xB701  # linux/nsfs.h
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -37,6 +40,18 @@ class Namespace:
     def __repr__(self) -> str:
         return f"<Namespace {self.path} {self.id[1]}>"
 
+    @property
+    def owner(self) -> int:
+        """Inode of the user namespace that it belongs to: capabilities there are power over it. 0: one that we may not know."""
+        try:
+            found = fcntl.ioctl(self.fd, _NS_GET_USERNS)
+        except OSError:
+            return 0
+        try:
+            return os.fstat(found).st_ino
+        finally:
+            os.close(found)
+
     def close(self) -> None:
         if self.fd >= 0:
             os.close(self.fd)
@@ -50,7 +65,10 @@ class Namespace:
         try:
             yield
         finally:
-            _setns(home)
+            try:
+                _setns(home)
+            except OSError:
+                os.abort()  # every later socket would be made in the wrong place; a node without its daemon is closed
 
 
 @functools.cache
@@ -71,6 +89,11 @@ def _identity(status: os.stat_result) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
+def own() -> tuple[int, int]:
+    """The namespace that the daemon lives in: the node's own."""
+    return _identity(os.fstat(_home()))
+
+
 def is_namespace(path: str) -> bool:
     """A file under /run/netns is a namespace only once nsfs is mounted over it: `ip netns add` makes the file first."""
     try:
@@ -86,6 +109,17 @@ def named() -> list[str]:
     except OSError:
         return []
     return [path for name in names if is_namespace(path := f"{FOLDER}/{name}")]
+
+
+def mounted() -> list[str]:
+    """Every path that a network namespace is mounted at, wherever a container runtime keeps its own (proc(5), mountinfo)."""
+    found = []
+    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+        fields, _, after = line.partition(" - ")
+        root, path = fields.split()[3:5]
+        if after.startswith("nsfs ") and root.startswith("net:["):
+            found.append(re.sub(r"\\(\d{3})", lambda octal: chr(int(octal[1], 8)), path))
+    return found
 
 
 def _setns(fd: int) -> None:
@@ -109,9 +143,15 @@ def addresses() -> frozenset[str]:
     return frozenset(found)
 
 
-def sysctl(name: str, value: str) -> None:
-    """Set net.NAME of the namespace that the calling thread is in. /proc/thread-self/net would not do: /proc/sys follows the opener."""
-    Path("/proc/sys/net", name).write_text(value)
+def sysctl(name: str, value: str = "") -> str:
+    """net.NAME of the namespace that the calling thread is in, set first when a value is given. Raises OSError.
+
+    /proc/sys/net shows the namespace of who opens it, unlike /proc/self/net, which shows that of the whole process.
+    """
+    path = Path("/proc/sys/net", name)
+    if value:
+        path.write_text(value)
+    return path.read_text().strip()
 
 
 def addresses_in(path: str) -> frozenset[str]:

@@ -22,7 +22,19 @@ from agent.kernel.netlink import (
 from nodeproxy.ruleset import TABLE, Cgroup, Match, Rule, Ruleset, Set
 
 _SUBSYSTEM = 10 << 8
-NEWTABLE, DELTABLE, NEWCHAIN, NEWRULE, GETRULE, NEWSET, NEWSETELEM = 0, 2, 3, 6, 7, 9, 12
+NEWTABLE, GETTABLE, DELTABLE, NEWCHAIN, GETCHAIN, NEWRULE, GETRULE, NEWSET, GETSET, NEWSETELEM, GETSETELEM = (
+    0,
+    1,
+    2,
+    3,
+    4,
+    6,
+    7,
+    9,
+    10,
+    12,
+    13,
+)
 _INET = 1
 OWNER, PERSIST = 2, 4  # NFT_TABLE_F_*
 _EXPRESSIONS = 4  # NFTA_RULE_EXPRESSIONS
@@ -36,50 +48,65 @@ def install(sock: Netlink, ruleset: Ruleset | None, owned: bool) -> None:
 
     Raises NetlinkError that names what was refused; nothing has changed then.
     """
-    flags = OWNER | PERSIST if owned else 0
-    table = text(1, TABLE) + (be32(2, flags) if flags else b"")
-    # Add, delete, add: the delete never fails, and no packet sees the table missing.
-    messages = [
-        ("table", _kind(NEWTABLE), NLM_F_CREATE, _body(table)),
-        ("table (delete)", _kind(DELTABLE), 0, _body(text(1, TABLE))),
-    ]
+    plain = text(1, TABLE)
+    # Add, delete, add: the delete never fails, and no packet sees the table missing. The first add says nothing of ownership,
+    # so that a table that somebody made under our name before us, to keep us from owning it, goes as well.
+    messages = [("table", _kind(NEWTABLE), NLM_F_CREATE, _body(plain)), ("table (delete)", _kind(DELTABLE), 0, _body(plain))]
     if ruleset is not None:
-        messages.append(("table", _kind(NEWTABLE), NLM_F_CREATE, _body(table)))
+        table = plain + (be32(2, OWNER | PERSIST) if owned else b"")
+        messages.append(("table (new)", _kind(NEWTABLE), NLM_F_CREATE, _body(table)))
         for number, s in enumerate(ruleset.sets, 1):
             messages += _set(number, s)
         for c in ruleset.chains:
             hook = nested(4, be32(1, _HOOKS[c.hook]), be32(2, c.priority))
-            body = text(1, TABLE) + text(3, c.name) + hook + be32(5, 1) + text(7, c.type)
+            body = plain + text(3, c.name) + hook + be32(5, 1) + text(7, c.type)
             messages.append((f"chain {c.name}", _kind(NEWCHAIN), NLM_F_CREATE, _body(body)))
         for r in ruleset.rules:
-            body = text(1, TABLE) + text(2, r.chain) + nested(4, *_expressions(r))
+            body = plain + text(2, r.chain) + nested(4, *_expressions(r))
             messages.append((f"rule {r}", _kind(NEWRULE), NLM_F_CREATE | NLM_F_APPEND, _body(body)))
     sock.batch(_SUBSYSTEM >> 8, messages)
 
 
-def rules(sock: Netlink) -> list[bytes]:
-    """Our rules as the kernel has them: the attributes of each, without the generation number that stands before them."""
-    try:
-        return [body[4:] for body in sock.ask("list rules", _kind(GETRULE), NLM_F_DUMP, _body(text(1, TABLE)))]
-    except NetlinkError as error:
-        if error.errno == errno.ENOENT:
-            return []
-        raise
+def exists(sock: Netlink) -> bool:
+    """Is there a table of our name, with rules or without?"""
+    return bool(_list(sock, "the table", GETTABLE, 0, text(1, TABLE)))
+
+
+def rules(sock: Netlink, chain: str = "") -> list[bytes]:
+    """Our rules as the kernel has them: the attributes of each."""
+    return _list(sock, "list rules", GETRULE, NLM_F_DUMP, text(1, TABLE) + (text(2, chain) if chain else b""))
 
 
 def fingerprint(sock: Netlink) -> list[bytes]:
-    """What is equal as long as our rules are: all but what they have counted."""
-    found = []
+    """What is equal as long as our table is: its flags, chains, rules and set elements; not what its rules have counted.
+
+    Rules alone would not tell a table that was made dormant, nor an exclusion that was added to a set.
+    """
+    found = _list(sock, "the table", GETTABLE, 0, text(1, TABLE))
+    name = TABLE.encode() + b"\0"
+    found += [chain for chain in _list(sock, "list chains", GETCHAIN, NLM_F_DUMP, b"") if dict(attributes(chain)).get(1) == name]
     for rule in rules(sock):
         parts = [value for kind, value in attributes(rule) if kind != _EXPRESSIONS]
         parts += [expression for expression in _expressions_of(rule) if not _counts(expression)]
         found.append(b"".join(parts))
+    for s in _list(sock, "list sets", GETSET, NLM_F_DUMP, text(1, TABLE)):
+        found += _list(sock, "list a set", GETSETELEM, NLM_F_DUMP, text(1, TABLE) + attribute(2, dict(attributes(s))[2]))
     return found
 
 
-def counted(sock: Netlink) -> int:
-    """Packets that our counting rules have seen."""
-    return sum(_packets(expression) for rule in rules(sock) for expression in _expressions_of(rule) if _counts(expression))
+def counted(sock: Netlink, chain: str) -> list[int]:
+    """Packets that each counting rule of a chain has seen, in the order of the rules."""
+    return [_packets(expression) for rule in rules(sock, chain) for expression in _expressions_of(rule) if _counts(expression)]
+
+
+def _list(sock: Netlink, what: str, kind: int, flags: int, body: bytes) -> list[bytes]:
+    """The attributes of each answer, without the header with the generation number; nothing when there is no such table."""
+    try:
+        return [answer[4:] for answer in sock.ask(what, _kind(kind), flags, _body(body))]
+    except NetlinkError as error:
+        if error.errno == errno.ENOENT:
+            return []
+        raise
 
 
 def _expressions_of(rule: bytes) -> list[bytes]:

@@ -10,15 +10,12 @@ from typing import TYPE_CHECKING
 from agent.kernel import conntrack, netns, powers, route, sockets
 from agent.kernel.condition import Condition
 from agent.kernel.table import Table
+from nodeproxy.capture import Doors
 from nodeproxy.ruleset import Ruleset, workload_ruleset
 from policy.model import Workload
 
 if TYPE_CHECKING:
     from agent.kernel.ground import Capture
-
-# SYNs of our transparent sockets carry the mark to the server's answers (tcp_fwmark_accept), and to the resets of a server
-# that does not listen (fwmark_reflect); without the latter a closed port looks like one that never answers.
-SYSCTLS = ("ipv4/tcp_fwmark_accept", "ipv4/fwmark_reflect", "ipv6/fwmark_reflect")
 
 
 class Place:
@@ -28,42 +25,58 @@ class Place:
         self.capture = capture
         self.workload = workload
         self.since = time.time()
-        config = capture.config
         with contextlib.ExitStack() as undo:
             self.namespace = netns.Namespace(path)
             undo.callback(self.namespace.close)
             with self.namespace.entered():
-                mark = 0 if capture.ours else capture.marks.bypass
                 self.older = powers.established(_numbers(capture))
-                self.doors, self.fault = sockets.open_doors(config.ports, mark, config.dns.enabled)
+                self.doors, self._shut = self._open_doors(None)
                 undo.callback(self.doors.close)
                 self.table = Table(path)
                 undo.callback(self.table.close)
-                self.table.put(self._ruleset())
-                # What fails from here on leaves the workload closed, not open: it is a fault to tell, not one to give up for.
-                try:
-                    route.up_loopback()
-                    route.install(capture.marks, config.service_range)
-                    prepare_sysctls()
-                except OSError as error:
-                    self.fault = f"{self.fault}; {error}".lstrip("; ")
+                self.table.put(self._ruleset(workload))
+                self._routes = route.Routes(capture.marks, capture.config.service_range)
+                undo.callback(self._routes.close)
+                self._routes.lay()
             undo.pop_all()
 
     def __repr__(self) -> str:
         return f"<Place {self.workload.key} {self.namespace!r} {self.table!r}>"
 
-    def _ruleset(self) -> Ruleset:
-        capture, config = self.capture, self.capture.config
-        return workload_ruleset(
-            config.ports, capture.marks, capture.ours, self.workload.exclusions, config.service_range, config.dns.enabled
-        )
+    @property
+    def fault(self) -> str:
+        """What is wrong, and what to do; "" when nothing is."""
+        return "; ".join(filter(None, (self._shut, self._routes.fault)))
 
-    def keep(self, workload: Workload) -> None:
-        """Follow a workload whose meaning may have changed, and repair what somebody broke. Raises OSError."""
+    def keep(self, workload: Workload) -> Doors | None:
+        """Follow a workload whose meaning may have changed, and repair what somebody broke. Raises OSError.
+
+        Answers the doors to serve from now on when one could be opened that could not before; those handed out earlier may close.
+        """
         if workload is not self.workload:
+            self.table.put(self._ruleset(workload))
             self.workload = workload
-            self.table.put(self._ruleset())
         self.table.repair()
+        if self._routes.due():
+            with self.namespace.entered():
+                self._routes.lay()
+        if not self._shut:
+            return None
+        with self.namespace.entered():
+            doors, shut = self._open_doors(self.doors)
+        if shut == self._shut:
+            doors.close()
+            return None
+        self.doors, self._shut = doors, shut
+        return doors
+
+    def _open_doors(self, kept: Doors | None) -> tuple[Doors, str]:
+        config = self.capture.config
+        return sockets.open_doors(config.ports, 0 if self.capture.ours else self.capture.marks.bypass, config.dns.enabled, kept)
+
+    def _ruleset(self, workload: Workload) -> Ruleset:
+        capture, config = self.capture, self.capture.config
+        return workload_ruleset(config.ports, capture.marks, capture.ours, workload.exclusions, config.service_range, config.dns.enabled)
 
     def condition(self, held: tuple[str, ...] = (), counted: bool = False) -> Condition:
         return Condition(
@@ -74,6 +87,9 @@ class Place:
             udp_packets=self.table.counted() if counted else 0,
             older_connections=self.older,
             gaps=self.table.gaps,
+            since=self.since,
+            mode=self.capture.mode,
+            owned=self.table.owned,
         )
 
     def remove(self) -> None:
@@ -84,6 +100,7 @@ class Place:
 
     def close(self) -> None:
         """Let go of the namespace; the rules stay. The doors are the proxy's."""
+        self._routes.close()
         self.table.close()
         self.namespace.close()
 
@@ -100,13 +117,6 @@ class Place:
     def resolver_asked(self, client: tuple[str, int], listener: tuple[str, int]) -> tuple[str, int] | None:
         with self.namespace.entered():
             return conntrack.first_destination(client, listener)
-
-
-def prepare_sysctls() -> None:
-    """In the namespace that the calling thread is in. Raises OSError."""
-    for name in SYSCTLS:
-        with contextlib.suppress(FileNotFoundError):  # no IPv6 here
-            netns.sysctl(name, "1")
 
 
 def _numbers(capture: Capture) -> tuple[int, ...]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Set
 from pathlib import Path
+from types import MappingProxyType
 
 _POWERS = {12: "NET_ADMIN", 13: "NET_RAW"}  # linux/capability.h
 _ESTABLISHED = "01"  # state in /proc/net/tcp (net/tcp_states.h)
@@ -14,26 +15,49 @@ _LOOPBACK = re.compile("(0{16}FFFF0000)?.{6}7F|0{24}01000000")  # 127.0.0.0/8, a
 _MOST = 20_000  # processes looked at
 
 
-def powers_by_namespace(wanted: Iterable[tuple[int, int]]) -> dict[tuple[int, int], tuple[str, ...]]:
-    """Which of NET_ADMIN and NET_RAW some process holds in each of these network namespaces (device, inode). Reads /proc."""
+def powers_by_namespace(
+    wanted: Iterable[tuple[int, int]], owners: Mapping[tuple[int, int], int] = MappingProxyType({})
+) -> dict[tuple[int, int], tuple[str, ...]]:
+    """Which of NET_ADMIN and NET_RAW some process holds in each of these network namespaces (device, inode). Reads /proc.
+
+    `owners`: the user namespaces (inodes) that they belong to, where that is not our own.
+    """
     wanted = set(wanted)
+    if not wanted:
+        return {}
     found: dict[tuple[int, int], set[str]] = {}
-    own_user_namespace = _user_namespace("self")
+    home = _user_namespace("self")
     for number, name in enumerate(os.listdir("/proc")):
         if number > _MOST or not name.isdigit() or int(name) == os.getpid():
             continue
         with contextlib.suppress(OSError):
             status = os.stat(f"/proc/{name}/ns/net")
             key = (status.st_dev, status.st_ino)
-            if key in wanted and _user_namespace(name) == own_user_namespace:
-                match = re.search(r"^CapEff:\s*([0-9a-f]+)", Path(f"/proc/{name}/status").read_text(), re.M)
-                held = int(match[1], 16) if match else 0
-                found.setdefault(key, set()).update(power for bit, power in _POWERS.items() if held >> bit & 1)
+            if key in wanted:
+                found.setdefault(key, set()).update(_held(name, {home, owners.get(key, home)}))
     return {key: tuple(sorted(powers)) for key, powers in found.items()}
 
 
+def powers_of(processes: Iterable[int]) -> tuple[str, ...]:
+    """The same of some processes in the node's own namespace."""
+    found: set[str] = set()
+    home = _user_namespace("self")
+    for pid in processes:
+        with contextlib.suppress(OSError):
+            found.update(_held(str(pid), {home}))
+    return tuple(sorted(found))
+
+
+def _held(pid: str, users: Set[int]) -> set[str]:
+    """Capabilities count for a process of these user namespaces; one inside yet another has them over nothing but its own."""
+    if _user_namespace(pid) not in users:
+        return set()
+    match = re.search(r"^CapEff:\s*([0-9a-f]+)", Path(f"/proc/{pid}/status").read_text(), re.M)
+    held = int(match[1], 16) if match else 0
+    return {power for bit, power in _POWERS.items() if held >> bit & 1}
+
+
 def _user_namespace(pid: str) -> int:
-    # Capabilities count in the user namespace that owns the network namespace; a process inside another holds none here.
     return os.stat(f"/proc/{pid}/ns/user").st_ino
 
 

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import os
 import sys
-from pathlib import Path
 
 from agent.kernel import cgroup, netns, nft, route
-from agent.kernel.netlink import NETLINK_NETFILTER, Netlink, NetlinkError
+from agent.kernel.netlink import NETLINK_NETFILTER, Netlink
 
 
 def namespaces() -> list[str]:
-    """Every network namespace that can be found: named ones, and those of running processes, each once; ours first."""
+    """Every network namespace that can be found: ours, mounted ones, and those of running processes, each once."""
     found: dict[tuple[int, int], str] = {}
-    paths = ["/proc/self/ns/net"]
-    if Path(netns.FOLDER).is_dir():
-        paths += [f"{netns.FOLDER}/{name}" for name in sorted(os.listdir(netns.FOLDER))]
+    paths = ["/proc/self/ns/net", *netns.named(), *netns.mounted()]
     paths += [f"/proc/{pid}/ns/net" for pid in os.listdir("/proc") if pid.isdigit()]
     for path in paths:
         key = netns.identity(path)
@@ -31,15 +28,8 @@ def remove(path: str) -> list[str]:
     try:
         with namespace.entered():
             with Netlink(NETLINK_NETFILTER) as netlink:
-                if nft.rules(netlink):
-                    # The table may be owned by nobody any more: taking it over and deleting it is one transaction.
-                    for owned in (True, False):
-                        try:
-                            nft.install(netlink, None, owned)
-                            break
-                        except NetlinkError:
-                            if not owned:
-                                raise
+                if nft.exists(netlink):
+                    nft.install(netlink, None, owned=False)
                     removed.append("table inet edgemesh")
             if count := route.remove():
                 removed.append(f"{count} rules and routes")

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import ipaddress
 import socket
 import struct
 from collections.abc import Iterable
 
+from agent.kernel import netns
 from agent.kernel.netlink import NETLINK_ROUTE, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, Netlink, NetlinkError, attribute, attributes
 from nodeproxy.ruleset import Marks
 
+# SYNs of our transparent sockets carry the mark to the server's answers (tcp_fwmark_accept), and to the resets of a server
+# that does not listen (fwmark_reflect); without the latter a closed port looks like one that never answers.
+SYSCTLS = ("ipv4/tcp_fwmark_accept", "ipv4/fwmark_reflect", "ipv6/fwmark_reflect")
+_GROUPS = sum(1 << (group - 1) for group in (1, 7, 8, 11, 19))  # RTNLGRP_LINK, IPV4_ROUTE, IPV4_RULE, IPV6_ROUTE, IPV6_RULE
 _NEWLINK, _IFF_UP = 16, 1
 _NEWROUTE, _DELROUTE, _GETROUTE, _NEWRULE, _DELRULE, _GETRULE = 24, 25, 26, 32, 33, 34
 _FAMILIES = (socket.AF_INET, socket.AF_INET6)
@@ -20,6 +26,47 @@ _RULE_PROTOCOL = 21  # FRA_PROTOCOL (linux/fib_rules.h)
 _NO_SUCH_FAMILY = (errno.EAFNOSUPPORT, errno.EOPNOTSUPP)  # no IPv6 here, so nothing to route there
 
 
+class Routes:
+    """What `install` makes, kept: the kernel takes routes away with a link that goes down, also lo.
+
+    Made while the calling thread is in the namespace. A fault here leaves workloads closed, not open.
+    """
+
+    def __init__(self, marks: Marks, ranges: Iterable[str]) -> None:
+        self.marks = marks
+        self.ranges = tuple(ranges)
+        self.fault = ""
+        self._laid = False
+        self._events = Netlink(NETLINK_ROUTE, _GROUPS)
+
+    def due(self) -> bool:
+        """Is there something to lay: for the first time, after a fault, or because links, routes or rules changed?"""
+        return self._events.heard() or not self._laid or bool(self.fault)
+
+    def lay(self) -> None:
+        """In the namespace. What cannot be done is told by `fault`, and tried again."""
+        self._laid = True
+        try:
+            up_loopback()
+            install(self.marks, self.ranges)
+            prepare_sysctls()
+            self.fault = ""
+        except OSError as error:
+            self.fault = f"calls to it fail: {error}"
+
+    def close(self) -> None:
+        """Let go; routes stay."""
+        self._events.close()
+
+
+def prepare_sysctls() -> None:
+    """In the namespace that the calling thread is in. Raises OSError."""
+    for name in SYSCTLS:
+        with contextlib.suppress(FileNotFoundError):  # no IPv6 here
+            if netns.sysctl(name) != "1":  # it may be set already, and /proc/sys not be writable: in containers
+                netns.sysctl(name, "1")
+
+
 def up_loopback() -> None:
     """Everything between us and a workload goes over lo, which a new namespace has down."""
     with Netlink(NETLINK_ROUTE) as netlink:
@@ -27,7 +74,8 @@ def up_loopback() -> None:
 
 
 def install(marks: Marks, ranges: Iterable[str]) -> None:
-    """In the namespace that the calling thread is in. What is there already stays. Raises NetlinkError."""
+    """In the namespace that the calling thread is in. What is there already stays. Raises NetlinkError for the first that failed."""
+    failed: NetlinkError | None = None
     with Netlink(NETLINK_ROUTE) as netlink:
         for what, kind, body in _messages(marks, ranges):
             try:
@@ -35,7 +83,9 @@ def install(marks: Marks, ranges: Iterable[str]) -> None:
             except NetlinkError as error:
                 # EACCES: IPv6 is turned off for lo by sysctl.
                 if error.errno not in (errno.EEXIST, errno.EACCES, *_NO_SUCH_FAMILY):
-                    raise
+                    failed = failed or error
+    if failed is not None:
+        raise failed
 
 
 def remove() -> int:

@@ -9,20 +9,25 @@ from collections.abc import Iterable
 from nodeproxy.capture import Doors, Ports
 
 _IP_TRANSPARENT, _IPV6_TRANSPARENT = 19, 75  # linux/in.h, linux/in6.h
-_IP_BIND_ADDRESS_NO_PORT = 24
+_IP_BIND_ADDRESS_NO_PORT, _IP_FREEBIND = 24, 15  # these two are for IPv6 sockets as well
 _BACKLOG = 4096  # the kernel takes the smaller of this and net.core.somaxconn
 _HERE = ("127.0.0.1", "::1")
 _ANY = ("0.0.0.0", "::")
 
 
-def open_doors(ports: Ports, mark: int, dns: bool) -> tuple[Doors, str]:
+def open_doors(ports: Ports, mark: int, dns: bool, kept: Doors | None = None) -> tuple[Doors, str]:
     """The doors of one workload, and what is wrong with them: a port that something else holds stays closed, which is safe.
 
-    `mark`: of our own sockets where no cgroup tells them; 0 = none.
+    `mark`: of our own sockets where no cgroup tells them; 0 = none. `kept`: doors that are open already and are opened no second
+    time; what comes back shares their sockets, and outlives them.
     """
     doors = Doors([], [], [], [])
+    have = {}
+    for sock in (*kept.outbound, *kept.inbound, *kept.dns_udp, *kept.dns_tcp) if kept else ():
+        if sock.fileno() >= 0:
+            have[sock.type, sock.getsockname()[:2]] = sock
     faults: list[str] = []
-    wanted: list[tuple[list[socket.socket], Iterable[str], int, int]] = [
+    wanted: list[tuple[list[socket.socket], Iterable[str], int, socket.SocketKind]] = [
         (doors.outbound, _HERE, ports.outbound, socket.SOCK_STREAM),
         (doors.inbound, _ANY, ports.inbound, socket.SOCK_STREAM),
     ]
@@ -31,7 +36,8 @@ def open_doors(ports: Ports, mark: int, dns: bool) -> tuple[Doors, str]:
     for found, addresses, port, kind in wanted:
         for address in addresses:
             try:
-                found.append(_door(address, port, kind, mark))
+                old = have.get((kind, (address, port)))
+                found.append(old.dup() if old is not None else _door(address, port, kind, mark))
             except OSError as error:
                 if error.errno not in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):  # no IPv6 here
                     faults.append(f"port {port} on {address}: {error.strerror}")
@@ -45,6 +51,7 @@ def _door(address: str, port: int, kind: int, mark: int) -> socket.socket:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if ":" in address:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        sock.setsockopt(socket.SOL_IP, _IP_FREEBIND, 1)  # a new namespace has lo down, and so no loopback address yet
         if mark:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, mark)
         sock.bind((address, port))

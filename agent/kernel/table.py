@@ -2,8 +2,8 @@
 
 An owned table (NFT_TABLE_F_OWNER with PERSIST, Linux 6.12 and later) refuses every foreign change, a flush too, and outlives the
 socket that owns it. OWNER alone would vanish with us and open the node, so it is never used. Elsewhere the table is ordinary: what
-happens to the ruleset is heard, ours is read back, and put in force again when it is not what we wrote; each time is a gap, because
-a connection made meanwhile stays uncaptured.
+happens to the ruleset is heard (`changed`), ours is read back, and put in force again when it is not what we wrote; each time is a
+gap, because a connection made meanwhile stays uncaptured.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ import contextlib
 import errno
 import logging
 
+import trio
+
 from agent.kernel import nft
 from agent.kernel.netlink import NETLINK_NETFILTER, Netlink, NetlinkError
 from nodeproxy.ruleset import Ruleset
@@ -19,6 +21,7 @@ from nodeproxy.ruleset import Ruleset
 log = logging.getLogger("edgemesh.kernel")
 
 _GROUP_NFTABLES = 1 << 6  # NFNLGRP_NFTABLES, as a bit of nl_groups
+_TRIES = 3  # to write while somebody else writes too
 # How kernels without PERSIST say so.
 _UNSUPPORTED = frozenset((errno.EOPNOTSUPP, errno.EINVAL))
 
@@ -33,7 +36,7 @@ class Table:
         self._netlink = Netlink(NETLINK_NETFILTER)
         self._events: Netlink | None = None
         self._ruleset: Ruleset | None = None
-        self._rules: list[bytes] = []
+        self._written: list[bytes] = []
 
     def __repr__(self) -> str:
         return f"<Table in {self.name}, {'owned' if self.owned else f'{self.gaps} gaps'}>"
@@ -57,41 +60,42 @@ class Table:
         if not self.owned:
             if self._events is None:
                 self._events = Netlink(NETLINK_NETFILTER, _GROUP_NFTABLES)
-                self._events.sock.setblocking(False)
-            nft.install(self._netlink, ruleset, owned=False)
-            self._rules = nft.fingerprint(self._netlink)
+            self._write(ruleset, self._events)
         self._ruleset = ruleset
 
+    def _write(self, ruleset: Ruleset, events: Netlink) -> None:
+        for _ in range(_TRIES):
+            events.heard()
+            nft.install(self._netlink, ruleset, owned=False)
+            self._written = nft.fingerprint(self._netlink)
+            if not events.heard(self._netlink.port):
+                break  # what was read is what we wrote: nobody else changed anything meanwhile
+
     def repair(self) -> bool:
-        """Where the table is not owned: put it in force again if somebody changed it. Answers whether somebody had."""
-        if self._events is None or self._ruleset is None or not self._heard():
+        """Where the table is not owned: put it in force again if somebody changed it. Answers whether somebody had. Raises OSError."""
+        if self._events is None or self._ruleset is None or not self._events.heard(self._netlink.port):
             return False
-        if nft.fingerprint(self._netlink) == self._rules:
+        if nft.fingerprint(self._netlink) == self._written:
             return False
         self.gaps += 1
         log.warning("%s: somebody changed our rules; put back", self.name)
-        nft.install(self._netlink, self._ruleset, owned=False)
-        self._rules = nft.fingerprint(self._netlink)
-        self._heard()  # our own change
+        self._write(self._ruleset, self._events)
         return True
 
-    def _heard(self) -> bool:
-        assert self._events is not None
-        heard = False
-        while True:
-            try:
-                self._events.sock.recv(1 << 16)
-            except BlockingIOError:
-                return heard
-            except OSError:  # more happened than the buffer holds
-                pass
-            heard = True
+    async def changed(self) -> None:
+        """Wait until something happens to the rulesets of the namespace. Raises trio.ClosedResourceError when we let go."""
+        assert self._events is not None, "only of a table that is not owned"
+        await trio.lowlevel.wait_readable(self._events.sock)
 
     def counted(self) -> int:
         """UDP packets that passed."""
+        return sum(self.counts())
+
+    def counts(self) -> list[int]:
+        """The same for each counting rule, in the order of the rules."""
         with contextlib.suppress(OSError):
-            return nft.counted(self._netlink)
-        return 0
+            return nft.counted(self._netlink, "guard")
+        return []
 
     def remove(self) -> None:
         """Take the table away."""
@@ -103,4 +107,6 @@ class Table:
         """Let go; the rules stay."""
         self._netlink.close()
         if self._events is not None:
+            if trio.lowlevel.in_trio_run() and self._events.sock.fileno() >= 0:
+                trio.lowlevel.notify_closing(self._events.sock)
             self._events.close()

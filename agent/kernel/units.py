@@ -1,8 +1,11 @@
 """Workloads that are systemd units: they share the host's namespace and its addresses, and are told apart by their cgroups.
 
 Each unit has doors of its own, on ports of its own, so that the door says who calls. All units are in one table. A unit that is
-restarted has a new cgroup, so the cgroups are looked at in every round, and a round begins when systemd makes one beside them.
-What it serves in the milliseconds until then is open.
+restarted has a new cgroup, so the cgroups are looked at in every round, and a round begins when systemd makes one. What it serves
+in the milliseconds until then is open.
+
+A unit's traffic must never come to another's door. So the rules that an earlier daemon left, which may have given the same ports to
+other units, are replaced before a door is opened; and a port that was given back is used again only after all others were.
 """
 
 from __future__ import annotations
@@ -13,17 +16,18 @@ import logging
 import os
 import socket
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from msgspec import Struct, structs
 
-from agent.kernel import cgroup, conntrack, route, sockets
+from agent.kernel import cgroup, conntrack, powers, route, sockets
 from agent.kernel.condition import Condition
-from agent.kernel.place import prepare_sysctls
 from agent.kernel.table import Table
 from nodeproxy.capture import Doors, Ports
-from nodeproxy.ruleset import Unit, host_ruleset
+from nodeproxy.ruleset import Cgroup, Unit, host_ruleset
 from policy.model import Workload
 
 if TYPE_CHECKING:
@@ -42,10 +46,10 @@ class _Member(Struct):
     workload: Workload
     slot: int
     ports: Ports
-    doors: Doors
-    fault: str
     since: float
-    cgroups: tuple[str, ...] = ()
+    doors: Doors | None = None
+    shut: str = ""  # doors that could not be opened
+    cgroups: tuple[Path, ...] = ()  # none: it does not run
 
 
 class Host:
@@ -56,104 +60,147 @@ class Host:
 
     def __init__(self, capture: Capture) -> None:
         self.capture = capture
+        self.table: Table | None = None
+        self.folders: set[str] = set()  # slices: a new cgroup in one may be a unit that starts
+        self._routes: route.Routes | None = None
         self._members: dict[str, _Member] = {}
         self._faults: dict[str, str] = {}
-        self._table: Table | None = None
-        self.folders: set[str] = set()  # slices that hold units: a new cgroup in one may be a unit that starts
+        self._in_force: tuple[Unit, ...] | None = None
+        self._next = 0
 
     def __repr__(self) -> str:
         return f"<Host {len(self._members)} units>"
 
-    @property
-    def owned(self) -> bool:
-        return self._table is None or self._table.owned
-
     def settle(self, wanted: Mapping[str, Workload]) -> None:
         """Make what there is what is wanted, once."""
-        if not wanted and self._table is None:
+        if not wanted:
+            if self.table is not None:
+                self.release(open_node=True)
             return
         for key in [key for key in self._members if key not in wanted]:
             self._drop(key)
-        self._faults = {key: fault for key, fault in self._faults.items() if key in wanted}
+        self._faults = {}
         try:
             self._prepare()
-            units = [unit for key in sorted(wanted) if (unit := self._unit(wanted[key])) is not None]
-            assert self._table is not None
-            assert self.capture.ours is not None
-            config = self.capture.config
-            self._table.put(host_ruleset(self.capture.marks, self.capture.ours, tuple(units), config.service_range, config.dns.enabled))
-            self._table.repair()
+            units = self._look(wanted)
+            if self._in_force is not None:
+                self._open_doors(units)
+            self._put(units)
+            self._open_doors(units)
         except OSError as error:
-            for key in wanted:
-                self._faults[key] = error.strerror or str(error)
+            self._faults = dict.fromkeys(wanted, error.strerror or str(error))
 
     def _prepare(self) -> None:
         if self.capture.ours is None:
             raise OSError(errno.ENOTSUP, "systemd units are told apart by cgroup: this needs cgroup2, and root")
-        if self._table is None:
-            route.install(self.capture.marks, self.capture.config.service_range)
-            prepare_sysctls()
-            self._table = Table("the host")
+        if self._routes is None:
+            self._routes = route.Routes(self.capture.marks, self.capture.config.service_range)
+        if self._routes.due():
+            self._routes.lay()
+        if self.table is None:
+            self.table = Table("the host")
 
-    def _unit(self, workload: Workload) -> Unit | None:
-        """What the ruleset says of one unit. None while it does not run."""
+    def _look(self, wanted: Mapping[str, Workload]) -> tuple[Unit, ...]:
+        """What the ruleset says of the units that run."""
         root = cgroup.mount()
-        folders = cgroup.find_unit(root, workload.unit) if root else []
-        self.folders.add(f"{root}/system.slice")
-        found = []
-        for folder in folders:
-            with contextlib.suppress(OSError):  # it ended just now
-                assert root is not None
-                found.append(cgroup.identify(folder, root))
-        member = self._members.get(workload.key)
-        if not found:
-            self._faults[workload.key] = f"{workload.unit} does not run: it has no cgroup"
-            if member is not None:
-                member.cgroups = ()
-            return None
-        self._faults.pop(workload.key, None)
-        if member is None:
-            member = self._open(workload)
-        member.workload = workload
-        names = tuple(str(folder) for folder in folders)
-        self.folders.update(str(folder.parent) for folder in folders)
-        if names != member.cgroups:
-            log.info("captured %s, unit %s", workload.key, workload.unit)
-            member.cgroups = names
-        return Unit(workload.key, tuple(found), member.ports, workload.exclusions)
+        assert root is not None, "ours is in it"
+        folders, slices = cgroup.find_units(root, {workload.unit for workload in wanted.values()})
+        self.folders = {str(folder) for folder in slices}
+        units = []
+        for key in sorted(wanted):
+            workload = wanted[key]
+            member = self._members.get(key) or self._admit(workload)
+            if member is None:
+                self._faults[key] = f"this node has {_MOST} units already; let one of them go"
+                continue
+            member.workload = workload
+            running: dict[Path, Cgroup] = {}
+            for folder in folders.get(workload.unit, ()):
+                with contextlib.suppress(OSError):  # it ended just now
+                    running[folder] = cgroup.identify(folder, root)
+            if tuple(running) != member.cgroups:
+                log.info("unit %s of %s %s", workload.unit, key, "is captured" if running else "ended")
+                member.cgroups = tuple(running)
+            if running:
+                units.append(Unit(key, tuple(running.values()), member.ports, workload.exclusions))
+            else:
+                self._faults[key] = f"{workload.unit} does not run: it has no cgroup"
+        return tuple(units)
 
-    def _open(self, workload: Workload) -> _Member:
+    def _admit(self, workload: Workload) -> _Member | None:
         taken = {member.slot for member in self._members.values()}
-        slot = next((slot for slot in range(_MOST) if slot not in taken), None)
+        free = ((self._next + step) % _MOST for step in range(_MOST))
+        slot = next((slot for slot in free if slot not in taken), None)
         if slot is None:
-            raise OSError(errno.EMFILE, f"more than {_MOST} units on one node")
+            return None
+        self._next = (slot + 1) % _MOST
         first = FIRST_PORT + slot * _STEP
         ports = structs.replace(self.capture.config.ports, outbound=first, inbound=first + 1, dns=first + 2)
-        doors, fault = sockets.open_doors(ports, 0, self.capture.config.dns.enabled)
-        member = self._members[workload.key] = _Member(workload, slot, ports, doors, fault, time.time())
-        self.attach(workload, doors)
+        member = self._members[workload.key] = _Member(workload, slot, ports, time.time())
         return member
 
+    def _put(self, units: tuple[Unit, ...]) -> None:
+        assert self.table is not None
+        assert self.capture.ours is not None
+        config = self.capture.config
+        if units != self._in_force:
+            self.table.put(host_ruleset(self.capture.marks, self.capture.ours, units, config.service_range, config.dns.enabled))
+            self._in_force = units
+        self.table.repair()
+
+    def _open_doors(self, units: tuple[Unit, ...]) -> None:
+        for unit in units:
+            member = self._members[unit.key]
+            if member.doors is not None and not member.shut:
+                continue
+            doors, shut = sockets.open_doors(member.ports, 0, self.capture.config.dns.enabled, member.doors)
+            if member.doors is not None and shut == member.shut:
+                doors.close()
+                continue
+            member.doors, member.shut = doors, shut
+            self.attach(member.workload, doors)
+
     def _drop(self, key: str) -> None:
-        del self._members[key]
-        self.detach(key)
+        if self._members.pop(key).doors is not None:
+            self.detach(key)
 
     def release(self, open_node: bool) -> None:
         for key in list(self._members):
             self._drop(key)
-        if self._table is not None:
+        if self.table is not None:
             if open_node:
-                self._table.remove()
+                self.table.remove()
                 route.remove()
-            self._table.close()
-            self._table = None
+            self.table.close()
+        if self._routes is not None:
+            self._routes.close()
+        self.table = self._routes = self._in_force = None
+        self.folders = set()
+        self._faults = {}
 
-    def conditions(self) -> dict[str, Condition]:
+    def conditions(self, looked_up: bool = False) -> dict[str, Condition]:
+        """How each unit is captured; with what has to be looked up, if asked."""
         found = {key: Condition(False, "", fault) for key, fault in self._faults.items()}
-        gaps = self._table.gaps if self._table else 0
+        if self.table is None or self._routes is None:
+            return found
+        packets: Counter[str] = Counter()
+        if looked_up:
+            of = [unit.key for unit in self._in_force or () for _ in unit.cgroups]  # one counting rule for each
+            for key, count in zip(of, self.table.counts(), strict=False):
+                packets[key] += count
         for key, member in self._members.items():
             if key not in found:
-                found[key] = Condition(True, f"systemd unit {member.workload.unit}", member.fault, gaps=gaps)
+                processes = (pid for folder in member.cgroups for pid in cgroup.processes(folder)) if looked_up else ()
+                found[key] = Condition(
+                    captured=True,
+                    where=f"systemd unit {member.workload.unit}",
+                    error="; ".join(filter(None, (member.shut, self._routes.fault))),
+                    gaps=self.table.gaps,
+                    powers=powers.powers_of(processes),
+                    udp_packets=packets[key],
+                    since=member.since,
+                    owned=self.table.owned,
+                )
         return found
 
     # sockets: the daemon lives on the host already

@@ -119,6 +119,56 @@ def test_a_namespace_replaced_under_its_name_is_let_go_and_taken_again(world):
     assert not world.conditions()["n/a"].captured
 
 
+def test_a_namespace_that_goes_to_another_workload_is_open_at_no_moment(world):
+    (world.folder / "a").touch()
+    settle(world, workload("a"))
+    settle(world, workload("renamed", netns="a"))
+    assert world.heard == ["+a", "-n/a", "+renamed"]
+    assert FakePlace.made[0].log == ["made", "closed"], "its rules are replaced, not taken away"
+
+
+def test_a_workload_that_moves_leaves_no_rules_behind(world):
+    for name in ("a", "b"):
+        (world.folder / name).touch()
+    settle(world, workload("x", netns="a"))
+    settle(world, workload("x", netns="b"))
+    assert FakePlace.made[0].log == ["made", "removed", "closed"]
+    assert world.conditions()["n/x"].where == str(world.folder / "b")
+
+
+def test_another_name_of_the_same_namespace_changes_nothing(world):
+    (world.folder / "a").touch()
+    (world.folder / "same").hardlink_to(world.folder / "a")
+    settle(world, workload("x", netns="a"))
+    settle(world, workload("x", netns="same"))
+    (world.folder / "a").unlink()
+    world.settle()
+    assert world.heard == ["+x"]
+
+
+def test_doors_that_could_be_opened_late_are_served(world, monkeypatch):
+    (world.folder / "a").touch()
+    settle(world, workload("a"))
+    monkeypatch.setattr(FakePlace, "keep", lambda self, _: object())
+    world.settle()
+    assert world.heard == ["+a", "+a"]
+
+
+def test_a_newer_wish_ends_the_round(world):
+    for name in ("a", "b"):
+        (world.folder / name).touch()
+    world.want([workload("a"), workload("b")])
+    steps = world._steps()
+    next(steps)
+    world.want([workload("b")])
+    assert list(steps) == []
+    assert world.heard == ["+a"]
+    assert not world.settled
+    world.settle()
+    assert world.heard == ["+a", "-n/a", "+b"]
+    assert world.settled
+
+
 def test_who_is_no_longer_wanted_loses_its_rules(world):
     (world.folder / "a").touch()
     settle(world, workload("a"))

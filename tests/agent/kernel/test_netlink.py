@@ -36,7 +36,10 @@ class FakeSocket:
         self.sent += data
 
     def recv(self, _):
-        return self.answers.pop(0)
+        answer = self.answers.pop(0)
+        if isinstance(answer, OSError):
+            raise answer
+        return answer
 
 
 def made(*answers):
@@ -96,3 +99,40 @@ def test_numbers_begin_anew_before_they_run_out():
     netlink = made(error(1, 0))
     netlink._sequence = (1 << 32) - 1
     assert netlink.ask("list", 22, 0, b"") == []
+
+
+def announced(port):
+    return struct.pack("=IHHII", 16, 16, 0, 0, port)
+
+
+@pytest.mark.parametrize(
+    ("announcements", "heard"),
+    [
+        ([], False),
+        ([announced(7)], False),
+        ([announced(7) + announced(8)], True),
+        ([announced(0)], True),  # the kernel itself
+        ([OSError(errno.ENOBUFS, "lost")], True),
+    ],
+)
+def test_what_others_announce_is_heard(announcements, heard):
+    netlink = made(*announcements, BlockingIOError(), BlockingIOError())
+    assert netlink.heard(own=7) is heard
+    assert not netlink.heard(own=7), "once"
+
+
+def test_a_list_that_changed_while_it_was_told_is_asked_for_again():
+    netlink = made(message(20, 0x12, 1, b"half"), message(3, 2, 1, b""), message(20, 2, 2, b"whole"), message(3, 2, 2, b""))
+    assert netlink.ask("list", 22, 0x300, b"") == [b"whole"]
+
+
+def test_a_list_that_never_holds_still():
+    netlink = made(*[part for n in range(1, 6) for part in (message(20, 0x12, n, b"half"), message(3, 2, n, b""))])
+    with pytest.raises(NetlinkError, match="list: Interrupted"):
+        netlink.ask("list", 22, 0x300, b"")
+
+
+def test_more_was_refused_than_could_be_told():
+    netlink = made(error(2, errno.EPERM), OSError(errno.ENOBUFS, "lost"))
+    with pytest.raises(NetlinkError, match="table: Operation not permitted"):
+        netlink.batch(10, BATCH)

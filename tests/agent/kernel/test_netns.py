@@ -65,3 +65,27 @@ def test_entering_what_is_closed_leaves_the_thread_where_it_was():
 def test_addresses_leave_loopback_out():
     assert not any(address.startswith(("127.", "fe80:")) or address == "::1" for address in netns.addresses())
     assert netns.addresses_in("/gone") == frozenset()
+
+
+def test_what_is_mounted(monkeypatch, tmp_path):
+    (tmp_path / "mountinfo").write_text(
+        "22 1 0:21 / /proc rw,nosuid shared:5 - proc proc rw\n"
+        "98 25 0:4 net:[4026532008] /run/netns/a rw shared:3 - nsfs nsfs rw\n"
+        "99 25 0:4 net:[4026532009] /run/docker/netns/a\\040b rw - nsfs nsfs rw\n"
+        "97 25 0:4 mnt:[4026532010] /run/snapd/ns/lxd.mnt rw - nsfs nsfs rw\n"
+    )
+    monkeypatch.setattr(netns, "Path", lambda *_: tmp_path / "mountinfo")
+    assert netns.mounted() == ["/run/netns/a", "/run/docker/netns/a b"]
+
+
+def test_the_nodes_own_and_its_owner():
+    assert netns.own() == netns.identity("/proc/self/ns/net")
+    namespace = netns.Namespace("/proc/self/ns/net")
+    assert namespace.owner in (0, os.stat("/proc/self/ns/user").st_ino)
+    namespace.close()
+
+
+def test_a_setting_is_read_back():
+    assert netns.sysctl("ipv4/tcp_fwmark_accept") in ("0", "1")
+    with pytest.raises(FileNotFoundError):
+        netns.sysctl("ipv4/no_such_setting")

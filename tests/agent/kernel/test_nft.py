@@ -14,16 +14,19 @@ from policy.model import Exclusions
 
 
 class Kernel:
-    """Takes batches, and tells the rules that it was given to tell."""
+    """Takes batches, and tells the rules, and whatever else there is by kind of message, that it was given to tell."""
 
-    def __init__(self, rules=()):
+    def __init__(self, rules=(), **others):
         self.messages, self.rules = [], list(rules)
+        self.others = {getattr(nft, kind): found for kind, found in others.items()}
 
     def batch(self, subsystem, messages):
         assert subsystem == 10
         self.messages = messages
 
     def ask(self, what, kind, flags, body):
+        if kind & 0xFF != nft.GETRULE:
+            return self.others.get(kind & 0xFF, [])
         if isinstance(self.rules[0], OSError):
             raise self.rules[0]
         return self.rules
@@ -58,10 +61,12 @@ def test_a_table_is_replaced_and_never_missing():
     assert [(what, kind & 0xFF) for what, kind, _, _ in messages] == [
         ("table", 0),
         ("table (delete)", 2),
-        ("table", 0),
+        ("table (new)", 0),
         ("chain out", 3),
     ]
-    assert messages[0][3] == struct.pack(">BBH", 1, 0, 0) + text(1, "edgemesh") + be32(2, 6), "OWNER and PERSIST, never OWNER alone"
+    plain = struct.pack(">BBH", 1, 0, 0) + text(1, "edgemesh")
+    assert messages[0][3] == plain, "whatever table is there is met, also one that cannot become owned"
+    assert messages[2][3] == plain + be32(2, 6), "OWNER and PERSIST, never OWNER alone"
     chain = dict(attributes(messages[3][3][4:]))
     assert chain[3] == b"out\0"
     assert dict(attributes(chain[4])) == {1: struct.pack(">I", 3), 2: struct.pack(">i", -100)}
@@ -69,7 +74,7 @@ def test_a_table_is_replaced_and_never_missing():
 
 
 def test_a_table_that_is_not_owned_has_no_flags():
-    assert sent(None)[0][3] == struct.pack(">BBH", 1, 0, 0) + text(1, "edgemesh")
+    assert sent(Ruleset((), (), ()))[2][3] == struct.pack(">BBH", 1, 0, 0) + text(1, "edgemesh")
     assert [what for what, *_ in sent(None)] == ["table", "table (delete)"]
 
 
@@ -160,7 +165,32 @@ def test_what_rules_count_does_not_make_them_others():
     first, later = Kernel([rule(counter(1), other)]), Kernel([rule(counter(7), other)])
     assert nft.fingerprint(first) == nft.fingerprint(later)
     assert nft.fingerprint(first) != nft.fingerprint(Kernel([rule(counter(1))]))
-    assert (nft.counted(first), nft.counted(later)) == (1, 7)
+    assert (nft.counted(first, "guard"), nft.counted(later, "guard")) == ([1], [7])
+
+
+def listed(*parts):
+    return struct.pack(">BBH", 1, 0, 9) + b"".join(parts)
+
+
+@pytest.mark.parametrize(
+    "others",
+    [
+        {"GETTABLE": [listed(text(1, "edgemesh"), be32(2, 1))]},  # NFT_TABLE_F_DORMANT
+        {"GETCHAIN": [listed(text(1, "edgemesh"), text(3, "early"))]},
+        {"GETSET": [listed(text(1, "edgemesh"), text(2, "out_ports"))], "GETSETELEM": [listed(text(1, "edgemesh"), text(2, "80"))]},
+    ],
+)
+def test_what_is_changed_beside_the_rules_is_seen(others):
+    assert nft.fingerprint(Kernel([rule()], **others)) != nft.fingerprint(Kernel([rule()]))
+
+
+def test_chains_of_other_tables_are_none_of_ours():
+    assert nft.fingerprint(Kernel([rule()], GETCHAIN=[listed(text(1, "foreign"), text(3, "c"))])) == nft.fingerprint(Kernel([rule()]))
+
+
+def test_a_table_without_rules_is_there():
+    assert nft.exists(Kernel(GETTABLE=[listed(text(1, "edgemesh"))]))
+    assert not nft.exists(Kernel())
 
 
 def test_no_table_has_no_rules():

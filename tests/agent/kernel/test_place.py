@@ -55,21 +55,36 @@ class Table(Closing):
         return 5
 
 
+class Routes(Closing):
+    fault, changed = "", False
+
+    def due(self):
+        return self.changed or bool(self.fault)
+
+    def lay(self):
+        self.log.append("routes")
+
+
+class Log(list):
+    shut = ""
+
+
 @pytest.fixture
 def log(monkeypatch):
-    log = []
+    log = Log()
     monkeypatch.setattr(module.netns, "Namespace", lambda path: Namespace(log, "namespace"))
     monkeypatch.setattr(module, "Table", lambda path: Table(log, "table"))
     monkeypatch.setattr(Table, "refuse", None)
     monkeypatch.setattr(module.powers, "established", lambda ports: log.append("older") or 3)
-    monkeypatch.setattr(module.route, "install", lambda *_: log.append("routes"))
+    monkeypatch.setattr(module.route, "Routes", lambda *_: Routes(log, "routes"))
+    monkeypatch.setattr(Routes, "fault", "")
     monkeypatch.setattr(module.route, "remove", lambda: log.append("routes removed"))
-    monkeypatch.setattr(module, "prepare_sysctls", lambda: log.append("sysctls"))
+    log.shut = "a port is taken"
 
-    def open_doors(ports, mark, dns):
-        log.append(f"doors {mark:#x}")
+    def open_doors(ports, mark, dns, kept=None):
+        log.append(f"doors {mark:#x}{' again' if kept else ''}")
         door = Closing(log, "door")
-        return Doors([door], [], [], []), "a port is taken"
+        return Doors([door], [], [], []), log.shut
 
     monkeypatch.setattr(module.sockets, "open_doors", open_doors)
     return log
@@ -114,7 +129,7 @@ def test_rules_stay_when_it_is_closed_and_go_when_it_is_removed(log):
     found = made()
     del log[:]
     found.close()
-    assert sorted(log) == ["namespace closed", "table closed"]
+    assert sorted(log) == ["namespace closed", "routes closed", "table closed"]
     del log[:]
     found.remove()
     assert log == ["rules removed", "in", "routes removed", "out"]
@@ -122,6 +137,53 @@ def test_rules_stay_when_it_is_closed_and_go_when_it_is_removed(log):
 
 def test_what_it_tells(log):
     found = made()
-    assert found.condition() == Condition(True, "network namespace /run/netns/a", "a port is taken", older_connections=3)
+    expected = Condition(True, "network namespace /run/netns/a", "a port is taken", older_connections=3, since=found.since)
+    assert found.condition() == expected
+    assert made(ours=None).condition().mode == "mark"
     told = found.condition(("NET_RAW",), counted=True)
     assert (told.powers, told.udp_packets) == (("NET_RAW",), 5)
+
+
+def test_rules_are_in_force_whatever_becomes_of_the_routes(log, monkeypatch):
+    monkeypatch.setattr(Routes, "fault", "calls to it fail: no")
+    found = made()
+    assert log.index("rules") < log.index("routes")
+    assert found.condition().error == "a port is taken; calls to it fail: no"
+    del log[:]
+    found.keep(found.workload)
+    assert "routes" in log, "tried again"
+
+
+def test_routes_that_changed_are_laid_again(log, monkeypatch):
+    found = made()
+    del log[:]
+    found.keep(found.workload)
+    assert "routes" not in log
+    monkeypatch.setattr(Routes, "changed", True)
+    found.keep(found.workload)
+    assert "routes" in log
+
+
+def test_a_door_that_could_not_be_opened_is_tried_until_it_is(log):
+    found = made()
+    first = found.doors
+    assert found.keep(found.workload) is None
+    assert log[-1] == "door closed", "of the try that came to nothing"
+    assert found.doors is first
+    log.shut = ""
+    assert found.keep(found.workload) is found.doors is not first
+    assert found.fault == ""
+    del log[:]
+    assert found.keep(found.workload) is None
+    assert not any("doors" in line for line in log), "all are open"
+
+
+def test_a_ruleset_that_was_refused_is_tried_again(log):
+    found = made()
+    found.table.refuse = OSError(errno.ENOMEM, "no")
+    changed = Workload("n", "a", "a", exclusions=Exclusions((22,)))
+    with pytest.raises(OSError, match="no"):
+        found.keep(changed)
+    found.table.refuse = None
+    found.keep(changed)
+    assert len(found.table.rulesets) == 2

@@ -39,6 +39,8 @@ def test_no_ipv6_is_no_fault(monkeypatch, tmp_path):
 
 def test_nobody_is_looked_at_where_nobody_is_asked_for():
     assert powers.powers_by_namespace([]) == {}
+    assert powers.powers_of([]) == ()
+    assert set(powers.powers_of([os.getpid(), 1 << 30])) <= {"NET_ADMIN", "NET_RAW"}
     status = os.stat("/proc/self/ns/net")
     found = powers.powers_by_namespace([(status.st_dev, status.st_ino)])
     assert set(found) <= {(status.st_dev, status.st_ino)}

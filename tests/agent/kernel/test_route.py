@@ -97,3 +97,48 @@ def test_a_kernel_without_a_family_has_nothing_to_remove(kernel):
     kernel.refuses = {26: errno.EPERM}
     with pytest.raises(NetlinkError):
         route.remove()
+
+
+@pytest.fixture
+def routes(kernel, monkeypatch):
+    monkeypatch.setattr(type(kernel), "__call__", lambda self, protocol, groups=0: self)
+    monkeypatch.setattr(type(kernel), "heard", lambda self: bool(self.announced.pop()) if self.announced else False, raising=False)
+    kernel.announced = []
+    written = {}
+    monkeypatch.setattr(route.netns, "sysctl", lambda name, value="": written.setdefault(name, value) if value else "0")
+    found = route.Routes(Marks(), RANGES)
+    found.written = written
+    return found
+
+
+def test_routes_are_laid_once_and_again_when_links_or_routes_change(kernel, routes):
+    assert routes.due()
+    routes.lay()
+    assert set(routes.written) == set(route.SYSCTLS)
+    assert not routes.due()
+    kernel.announced = [True]
+    assert routes.due()
+
+
+def test_what_cannot_be_laid_is_told_and_tried_again_and_the_rest_is_laid(kernel, routes):
+    kernel.refuses = {32: errno.EPERM}
+    routes.lay()
+    assert "calls to it fail: ip -4 rule" in routes.fault
+    assert any(what == "ip route fdce:ed6e:5e55::/64 dev lo" for what, *_ in kernel.asked)
+    assert routes.due()
+    kernel.refuses = {}
+    routes.lay()
+    assert routes.fault == ""
+    assert not routes.due()
+
+
+def test_settings_that_hold_already_are_not_written(monkeypatch):
+    def sysctl(name, value=""):
+        if value:
+            raise PermissionError(errno.EROFS, "Read-only file system")
+        if "ipv6" in name:
+            raise FileNotFoundError
+        return "1"
+
+    monkeypatch.setattr(route.netns, "sysctl", sysctl)
+    route.prepare_sysctls()

@@ -63,6 +63,20 @@ def test_a_port_that_is_taken_is_told_and_the_others_open(opened, ports):
     assert doors.inbound
 
 
+def test_doors_that_are_open_are_kept_and_the_rest_opened(opened, ports):
+    with socket.create_server(("127.0.0.1", ports.outbound)):
+        first, _ = opened()
+    client = socket.create_connection(("127.0.0.1", ports.inbound))
+    second, fault = opened(kept=first)
+    assert fault == ""
+    assert ("127.0.0.1", ports.outbound) in names(second.outbound)
+    first.close()
+    accepted, who = next(s for s in second.inbound if s.family == socket.AF_INET).accept()
+    assert who == client.getsockname(), "who waits in the queue is not turned away"
+    accepted.close()
+    client.close()
+
+
 def test_udp_doors_are_shared_with_nobody(opened, ports):
     opened()
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:

@@ -12,20 +12,23 @@ from nodeproxy.ruleset import Ruleset, Set
 FIRST, SECOND = Ruleset((), (), ()), Ruleset((), (Set("s", "port", ()),), ())
 
 
-class Socket:
+OURS, THEIRS = 1, 2  # netlink ports
+
+
+class Listener:
+    """A netlink socket of the module; `kernel.events` are the ports of those who changed something."""
+
+    port = OURS
+
     def __init__(self, kernel):
         self.kernel = kernel
 
-    def setblocking(self, _):
-        pass
+    def heard(self, own=-1):
+        heard, self.kernel.events = self.kernel.events, []
+        return any(port != own for port in heard)
 
-    def recv(self, _):
-        if not self.kernel.events:
-            raise BlockingIOError
-        event = self.kernel.events.pop(0)
-        if isinstance(event, OSError):
-            raise event
-        return event
+    def close(self):
+        pass
 
 
 class Kernel:
@@ -33,20 +36,24 @@ class Kernel:
 
     def __init__(self, monkeypatch, persist=0):
         self.persist, self.events, self.rules, self.installed, self.sockets = persist, [], [], [], 0
+        self.meanwhile = []  # what somebody else makes of the rules right after we wrote them
         monkeypatch.setattr(module, "Netlink", self.netlink)
         monkeypatch.setattr(module.nft, "install", self.install)
         monkeypatch.setattr(module.nft, "fingerprint", lambda _: list(self.rules))
 
     def netlink(self, protocol, groups=0):
         self.sockets += 1
-        return type("Netlink", (), {"sock": Socket(self), "close": lambda _: None})()
+        return Listener(self)
 
     def install(self, netlink, ruleset, owned):
         if owned and self.persist:
             raise NetlinkError(self.persist, "table")
         self.installed.append((ruleset, owned))
         self.rules = [b"ours"]
-        self.events.append(b"our own change")
+        self.events.append(OURS)
+        if self.meanwhile:
+            self.rules = self.meanwhile.pop()
+            self.events.append(THEIRS)
 
 
 def test_owned(monkeypatch):
@@ -71,18 +78,19 @@ def test_where_it_cannot_be_owned_changes_are_heard_repaired_and_counted(monkeyp
     assert not table.repair(), "our own change is none"
     kernel.rules, kernel.events = [], []
     assert not table.repair(), "nothing was heard, so nobody looks"
-    kernel.events = [b"something"]
+    kernel.events = [THEIRS]
     assert table.repair()
     assert (table.gaps, kernel.installed) == (1, [(FIRST, False)] * 2)
     assert not table.repair()
 
 
-def test_more_happened_than_could_be_heard(monkeypatch):
+def test_what_somebody_changed_while_we_wrote_is_not_taken_for_ours(monkeypatch):
     kernel = Kernel(monkeypatch, errno.EOPNOTSUPP)
+    kernel.meanwhile = [[b"theirs"]]
     table = Table("here")
     table.put(FIRST)
-    table.repair()
-    kernel.rules, kernel.events = [b"theirs"], [OSError(errno.ENOBUFS, "No buffer space available")]
+    assert kernel.installed == [(FIRST, False)] * 2
+    kernel.rules, kernel.events = [b"theirs"], [THEIRS]
     assert table.repair()
 
 

@@ -17,8 +17,11 @@ class FakeTable:
         self.rulesets, self.log = [], []
 
     def put(self, ruleset):
-        if not self.rulesets or self.rulesets[-1] != ruleset:
-            self.rulesets.append(ruleset)
+        self.rulesets.append(ruleset)
+        self.log.append("put")
+
+    def counts(self):
+        return [3, 4]
 
     def repair(self):
         return False
@@ -30,15 +33,33 @@ class FakeTable:
         self.log.append("closed")
 
 
+class FakeRoutes:
+    fault = ""
+
+    def __init__(self, marks, ranges):
+        pass
+
+    def due(self):
+        return False
+
+    def close(self):
+        pass
+
+
 @pytest.fixture
 def host(monkeypatch, tmp_path):
     monkeypatch.setattr(units, "Table", FakeTable)
     monkeypatch.setattr(units.cgroup, "mount", lambda: tmp_path)
-    monkeypatch.setattr(units.route, "install", lambda *_: None)
+    monkeypatch.setattr(units.route, "Routes", FakeRoutes)
     monkeypatch.setattr(units.route, "remove", lambda: 0)
-    monkeypatch.setattr(units, "prepare_sysctls", lambda: None)
-    monkeypatch.setattr(units.sockets, "open_doors", lambda ports, mark, dns: (Doors([], [], [], []), ""))
     host = units.Host(Capture(NodeConfig(node="here"), Marks(), Cgroup(1, 1)))
+    host.shut, host.opened = "", []
+
+    def open_doors(ports, mark, dns, kept=None):
+        host.opened.append((ports.outbound, len(host.table.rulesets)))
+        return Doors([], [], [], []), host.shut
+
+    monkeypatch.setattr(units.sockets, "open_doors", open_doors)
     host.heard = []
     host.attach = lambda w, _: host.heard.append(f"+{w.name}")
     host.detach = lambda key: host.heard.append(f"-{key}")
@@ -57,13 +78,12 @@ def settle(host, *names):
 
 
 def redirects(host):
-    return sorted(str(rule) for rule in host._table.rulesets[-1].rules if rule.verdict == "redirect" and rule.chain == "in")
+    return sorted(str(rule) for rule in host.table.rulesets[-1].rules if rule.verdict == "redirect" and rule.chain == "in")
 
 
 def test_nothing_is_touched_until_a_unit_is_wanted(host):
     assert settle(host) == {}
-    assert host._table is None
-    assert host.owned
+    assert host.table is None
 
 
 def test_each_unit_has_doors_of_its_own(host):
@@ -77,7 +97,53 @@ def test_each_unit_has_doors_of_its_own(host):
     assert [rule.rpartition(":")[2] for rule in redirects(host)] == ["15104"], "the other keeps its door"
     (host.slice / "c.service").mkdir()
     settle(host, "b", "c")
-    assert {rule.rpartition(":")[2] for rule in redirects(host)} == {"15101", "15104"}, "a door that is free again is used"
+    assert {rule.rpartition(":")[2] for rule in redirects(host)} == {"15104", "15107"}, "one that was given back is used last"
+
+
+def test_rules_of_an_earlier_daemon_go_before_a_door_opens_and_later_doors_open_before_their_rules(host):
+    """An earlier daemon may have sent another unit's calls to that port."""
+    for name in ("a", "b"):
+        (host.slice / f"{name}.service").mkdir()
+    settle(host, "a")
+    settle(host, "a", "b")
+    assert host.opened == [(15100, 1), (15103, 1)], "(port, rulesets put before it opened)"
+
+
+def test_a_port_that_was_taken_is_tried_again(host):
+    (host.slice / "a.service").mkdir()
+    host.shut = "port 15100 is taken"
+    assert settle(host, "a") == {"n/a": "port 15100 is taken"}
+    settle(host, "a")
+    assert host.heard == ["+a"], "as long as nothing changes, connections go on"
+    host.shut = ""
+    assert settle(host, "a") == {"n/a": ""}
+    assert host.heard == ["+a", "+a"]
+
+
+def test_no_port_is_left_for_one_unit_and_the_others_stay(host, monkeypatch):
+    monkeypatch.setattr(units, "_MOST", 1)
+    for name in ("a", "b"):
+        (host.slice / f"{name}.service").mkdir()
+    faults = settle(host, "a", "b")
+    assert faults["n/a"] == ""
+    assert "1 units already" in faults["n/b"]
+
+
+def test_the_last_unit_takes_the_table_along(host):
+    (host.slice / "a.service").mkdir()
+    settle(host, "a")
+    table = host.table
+    assert settle(host) == {}
+    assert table.log[-2:] == ["removed", "closed"]
+    assert host.table is None
+
+
+def test_packets_are_counted_for_each_unit(host):
+    for name in ("a", "b"):
+        (host.slice / f"{name}.service").mkdir()
+    settle(host, "a", "b")
+    assert {key: condition.udp_packets for key, condition in host.conditions(looked_up=True).items()} == {"n/a": 3, "n/b": 4}
+    assert {condition.udp_packets for condition in host.conditions().values()} == {0}
 
 
 def test_a_unit_that_does_not_run_is_told_and_captured_once_it_does(host):
@@ -121,9 +187,9 @@ def test_without_a_cgroup_of_our_own_units_cannot_be_told_apart(host):
 def test_at_a_stop(host, open_node, log):
     (host.slice / "a.service").mkdir()
     settle(host, "a")
-    table = host._table
+    table = host.table
     host.release(open_node)
-    assert table.log == log
+    assert table.log == ["put", *log]
     assert host.heard == ["+a", "-n/a"]
 
 
