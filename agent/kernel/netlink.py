@@ -82,7 +82,8 @@ class Netlink:
         self.sock.settimeout(0 if groups else _WAIT)  # one that only listens is never waited for
         with contextlib.suppress(OSError):
             self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
-        with contextlib.suppress(OSError):  # without root the limit stays
+        self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 16 << 20)  # up to twice net.core.wmem_max
+        with contextlib.suppress(OSError):  # without root that limit stays
             self.sock.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, 16 << 20)
         with contextlib.suppress(OSError):
             self.sock.setsockopt(_SOL_NETLINK, _NETLINK_CAP_ACK, 1)
