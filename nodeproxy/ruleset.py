@@ -105,6 +105,14 @@ class Ruleset(Struct, frozen=True):
 
 TCP, UDP = Match("proto", "tcp"), Match("proto", "udp")
 LO_OUT, LO_IN = Match("oif", "lo"), Match("iif", "lo")
+# In every namespace that we capture: both rulesets add one of their own at the input.
+_CHAINS = (
+    Chain("raw_out", "filter", "output", -300),
+    Chain("raw_in", "filter", "prerouting", -300),
+    Chain("out", "nat", "output", -100),
+    Chain("in", "nat", "prerouting", -100),
+    Chain("guard", "filter", "output", 300),
+)
 
 
 def ours(cgroup: Cgroup | None, marks: Marks) -> Match:
@@ -166,14 +174,7 @@ def workload_ruleset(
         Rule("guard_in", (TCP, Match("port-in", "in_ports")), "accept"),
         Rule("guard_in", (TCP, Match("syn"), Match("dport", ports.inbound, True)), "reject"),
     ]
-    chains = (
-        Chain("raw_out", "filter", "output", -300),
-        Chain("raw_in", "filter", "prerouting", -300),
-        Chain("out", "nat", "output", -100),
-        Chain("in", "nat", "prerouting", -100),
-        Chain("guard", "filter", "output", 300),
-        Chain("guard_in", "filter", "input", 0),
-    )
+    chains = (*_CHAINS, Chain("guard_in", "filter", "input", 0))
     return Ruleset(chains, sets, tuple(rules))
 
 
@@ -254,12 +255,5 @@ def host_ruleset(marks: Marks, cgroup: Cgroup, units: tuple[Unit, ...], ranges: 
         *guard,
         *input_,
     )
-    chains = (
-        Chain("raw_out", "filter", "output", -300),
-        Chain("raw_in", "filter", "prerouting", -300),
-        Chain("out", "nat", "output", -100),
-        Chain("in", "nat", "prerouting", -100),
-        Chain("guard", "filter", "output", 300),
-        Chain("input", "filter", "input", 0),
-    )
+    chains = (*_CHAINS, Chain("input", "filter", "input", 0))
     return Ruleset(chains, tuple(sets), rules)

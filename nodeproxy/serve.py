@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable
 
 import trio
 
-from nodeproxy.context import Conn, Pick, Route
+from nodeproxy.context import Conn, Route
 from nodeproxy.detect import Detected, detect
 from nodeproxy.errors import Refused
 from nodeproxy.http.exchange import serve_http
@@ -26,16 +26,13 @@ Room = Callable[[Conn, Route], Awaitable[None]]
 # A protocol that is not here, or not spoken yet (h2), is opaque: it needs a rule that admits TCP to the port.
 ROOMS: dict[str, Room] = {"http": serve_http}
 
-
 _HEAR_OUT = 0.5  # seconds that a caller whose server is dead has for its first bytes
 
 
 async def serve(conn: Conn, route: Route, protocol: Protocol) -> None:
     """Find the room and stay in it until the connection ends. Raises Refused."""
-    record = conn.report.record
     if protocol:
-        record.protocol = protocol if protocol in ROOMS else "tcp"
-        await ROOMS.get(protocol, serve_tcp)(conn, route)
+        await _enter(conn, route, protocol)
         return
     try:
         first = route.pick(None)
@@ -55,19 +52,22 @@ async def serve(conn: Conn, route: Route, protocol: Protocol) -> None:
             if detected not in ROOMS:
                 raise
             conn.rests()
-            record.protocol = detected
-            await ROOMS[detected](conn, route)
+            await _enter(conn, route, detected)
             return
         detected = await _who_speaks_first(conn, upstream)
         if detected not in ROOMS:
-            record.protocol = "tcp"
+            conn.report.record.protocol = "tcp"
             await serve_tcp(conn, route, upstream, first)
             return
         conn.rests()
         # Most HTTP servers wait for a request: the connection is used for the first one.
         conn.context.pool.give(shown_to(conn, first.endpoint), conn.workload.key, first.endpoint, upstream.stream)
-    record.protocol = detected if detected in ROOMS else "tcp"
-    await ROOMS.get(detected, serve_tcp)(conn, route)
+    await _enter(conn, route, detected)
+
+
+async def _enter(conn: Conn, route: Route, protocol: str) -> None:
+    conn.report.record.protocol = protocol if protocol in ROOMS else "tcp"
+    await ROOMS.get(protocol, serve_tcp)(conn, route)
 
 
 async def _client_speaks(conn: Conn) -> Detected:
@@ -109,6 +109,3 @@ async def _who_speaks_first(conn: Conn, upstream: Peeked) -> Detected:
         abort(upstream)
         raise
     return "tcp" if upstream.held else found[0]
-
-
-__all__ = ["ROOMS", "Pick", "serve"]

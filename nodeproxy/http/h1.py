@@ -42,14 +42,13 @@ class Incoming:
     After a fault the object must not be used again.
     """
 
-    __slots__ = ("_flag", "_in_chunk", "_left", "_searched", "_state", "complete", "data", "ended", "trailers")
+    __slots__ = ("_flag", "_left", "_searched", "_state", "complete", "data", "ended", "trailers")
 
     def __init__(self, flag: str) -> None:
         self._flag = flag
         self.data = b""
         self._searched = 0  # how far `_data` was looked through for the end of a head
         self._left = 0  # bytes of the body, or of the chunk, that are still to come; UNTIL_CLOSE
-        self._in_chunk = False
         self._state = ""  # of a chunked body: "size", "data", "crlf", "trailers"; "" when the body is not chunked
         self.complete = True  # the body was taken out whole
         self.ended = False  # the peer ended its sending
