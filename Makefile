@@ -20,9 +20,9 @@ $(VENV)/dev: build/requirements-dev.txt pyproject.toml build/venv
 	@build/venv $(PYTHON) $(VENV) build/requirements-dev.txt
 	@touch $@ $(VENV)/run
 
-demo: $(VENV)/run ## the bookstore in network namespaces, with a live table (STEP=N HOLD=1 to stop and try things)
+demo: $(VENV)/run ## the bookstore in network namespaces, with a live table (NODES=2; STEP=N HOLD=1 to stop and try things)
 	@build/need ip curl
-	@$(ROOTLY) $(BIN)/edgemesh demo $(if $(STEP),--step $(STEP)) $(if $(HOLD),--hold)
+	@$(ROOTLY) $(BIN)/edgemesh demo $(if $(STEP),--step $(STEP)) $(if $(HOLD),--hold) $(if $(NODES),--nodes $(NODES))
 
 test: $(VENV)/dev ## all rings of tests; kernel rings too
 	@build/need ip nft curl

@@ -2,7 +2,7 @@
 
 cli.py commands/   the command line: COMMANDS, and what each verb does
 app.py             assembly of the daemon in one nursery; publish, read top to bottom
-config.py          settings of the node (NodeConfig), command line and environment
+config.py          settings of the nodes (NodeConfig), command line and environment; config_checks.py: what is wrong with a value
 sources/           where objects come from: a directory of manifests, watched
 inotify.py         inotify(7) for trio
 store.py state.py  every object -> one snapshot after another; what outlives a restart

@@ -22,14 +22,19 @@ from agent.accesslog import AccessLog, unblocking
 from agent.admin.api import PUBLIC, handler
 from agent.admin.listener import AdminSocket, AdminSocketError
 from agent.config import NodeConfig, Settings, parse_address
+from agent.identity.keeper import Keeper
 from agent.kernel.condition import Condition
 from agent.kernel.ground import Ground
+from agent.membership import Membership, MembershipError
 from agent.metrics import Metrics
+from agent.refusals import Refusals
 from agent.sources.directory import read, watch
 from agent.state import State
 from agent.store import Published, Store
+from nodeproxy.capture import Doors
 from nodeproxy.context import Conn
-from nodeproxy.proxy import Proxy
+from nodeproxy.http.h2_bounds import Bounds
+from nodeproxy.proxy import NODE_DOOR, Proxy
 from nodeproxy.telemetry.report import Record
 from policy.model import Mesh, Problem, Where
 from policy.snapshot import Snapshot
@@ -37,20 +42,29 @@ from policy.snapshot import Snapshot
 log = logging.getLogger("edgemesh")
 
 
-def run(directory: Path, overrides: Mapping[str, Any]) -> int:
+def run(directory: Path, overrides: Mapping[str, Any], hold_authority: bool = False) -> int:
     """Run the daemon until SIGTERM or SIGINT. Answers the exit code."""
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     _raise_descriptor_limit()
     settings = Settings(overrides)
     # Settings are needed before anything else runs; what is wrong with them is told again by the first build.
-    settings.read([raw for change in read(directory) for raw in change.objects or ()])
+    objects = [raw for change in read(directory) for raw in change.objects or ()]
+    settings.read(objects)
+    # What is wrong with them now may have been right before the restart, and stands in for it.
+    settings.remember(State(Path(settings.config.state_dir)).load()[0])
+    settings.read(objects)
+    try:
+        node = Node(directory, settings, hold_authority)
+    except MembershipError as error:
+        print(f"edgemesh: {error}", file=sys.stderr)
+        return 1
     try:
         admin = AdminSocket(Path(settings.config.admin_socket))
     except AdminSocketError as error:
         print(f"edgemesh: {error}", file=sys.stderr)
         return 1
     try:
-        trio.run(Node(directory, settings).run, admin, strict_exception_groups=True)
+        trio.run(node.run, admin, strict_exception_groups=True)
     finally:
         admin.close()
     return 0
@@ -66,7 +80,8 @@ def _raise_descriptor_limit() -> None:
 class Node:
     """The running daemon, as agent.status.Daemon shows it."""
 
-    def __init__(self, directory: Path, settings: Settings) -> None:
+    def __init__(self, directory: Path, settings: Settings, hold_authority: bool = False) -> None:
+        """Raises MembershipError."""
         config = settings.config
         self.version = agent.__version__
         self.directory = str(directory)
@@ -74,13 +89,19 @@ class Node:
         self.running = config  # what cannot change while we run is taken from here
         self.metrics = Metrics(config.metrics_rows, self._gauges)
         self.access_log = AccessLog(config.access_log, unblocking(sys.stdout.fileno()))
+        self.refusals = Refusals(config.node)
         self.ground = Ground(config)
         # Until the first build nothing is known, so nothing is admitted.
         nothing = Snapshot(config.node, Mesh(egress=False))
-        self.proxy = Proxy(nothing, self.ground, config.limits, config.ports, self._record)
+        self.membership = Membership(config, hold_authority, lambda: self.published.snapshot if self.published else None)
+        bounds = Bounds(config.http2.stream_window, config.http2.connection_window, config.http2.streams)
+        self.keeper: Keeper | None = None if self.membership.alone else self.membership.keeper
+        identities = self.membership.keeper
+        self.proxy = Proxy(nothing, self.ground, config.limits, config.ports, self._record, identities, bounds, config.peers)
         self.ground.serve(self.proxy.attach, self.proxy.detach)
         self.proxy.context.dns_ttl = config.dns.ttl
         self.store = Store(settings, State(Path(config.state_dir)))
+        self.store.trust_domain = self.membership.trust_domain
         self._own_problems: list[Problem] = []
         self._told: frozenset[Problem] = frozenset()
 
@@ -89,7 +110,9 @@ class Node:
         async with trio.open_nursery() as nursery:
             with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
                 await nursery.start(self.proxy.run)
+                self._open_node_door()
                 nursery.start_soon(self.ground.run)
+                nursery.start_soon(self.membership.run)
                 nursery.start_soon(httpd.serve, admin.listener, handler(self))
                 if (listener := self._metrics_listener()) is not None:
                     nursery.start_soon(httpd.serve, listener, handler(self, PUBLIC))
@@ -104,6 +127,15 @@ class Node:
                 async for _ in signals:
                     nursery.cancel_scope.cancel()
 
+    def _open_node_door(self) -> None:
+        """The door on this node's own addresses, for all of its workloads."""
+        if self.membership.alone or not self.running.addresses:
+            return
+        sockets, fault = self.ground.node_doors(self.running.addresses)
+        if fault:
+            self._own_problems.append(Problem("error", Where(), "NodeConfig addresses", fault))
+        self.proxy.attach(NODE_DOOR, Doors([], [], [], [], sockets))
+
     async def _stop(self, everything: trio.CancelScope) -> None:
         await self.proxy.drain()
         self.ground.release(open_node=self.config.on_stop == "open")
@@ -115,6 +147,7 @@ class Node:
     async def _follow(self, published: Published) -> None:
         """A new snapshot, to everything that it concerns, in this order."""
         self.proxy.limit(published.config.limits)
+        self.membership.want(published.snapshot.workloads)
         cut = self.proxy.publish(published.snapshot)
         self.ground.want(published.snapshot.workloads)
         self.access_log.mode = published.config.access_log
@@ -144,6 +177,7 @@ class Node:
     def _record(self, record: Record) -> None:
         self.metrics(record)
         self.access_log(record)
+        self.refusals(record)
 
     def _metrics_listener(self) -> trio.SocketListener | None:
         address = parse_address(self.running.metrics_address)
@@ -196,7 +230,7 @@ class Node:
 
     @property
     def problems(self) -> Sequence[Problem]:
-        return (*self.store.problems, *self._own_problems)
+        return (*self.store.problems, *self._own_problems, *self.membership.problems)
 
     @property
     def conns(self) -> Mapping[int, Conn]:

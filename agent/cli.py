@@ -82,6 +82,7 @@ def _run_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--state-dir", metavar="DIR", help="what outlives a restart (default: NodeConfig, /var/lib/edgemesh)")
     parser.add_argument("--socket", metavar="PATH", help="admin socket (default: EDGEMESH_SOCKET, NodeConfig, /run/edgemesh/edgemesh.sock)")
     parser.add_argument("--metrics-address", metavar="HOST:PORT", help="where Prometheus may ask (default: NodeConfig, 127.0.0.1:15020)")
+    parser.add_argument("--authority", action="store_true", help="sign certificates for the mesh's nodes (edgemesh ca init comes first)")
     parser.add_argument("--access-log", choices=("off", "denied", "all"), help="lines on standard output (default: NodeConfig, denied)")
 
 
@@ -97,13 +98,18 @@ def _reader_arguments(parser: ArgumentParser) -> None:
 
 
 def _explain_arguments(parser: ArgumentParser) -> None:
-    parser.add_argument("src", metavar="SRC", help="the caller, a workload: NAMESPACE/NAME or NAME.NAMESPACE")
-    parser.add_argument("dst", metavar="DST", help="what is called: a service or a workload (service:NAME, workload:NAME say which)")
+    parser.add_argument("src", metavar="SRC", nargs="?", default="", help="the caller, a workload: NAMESPACE/NAME or NAME.NAMESPACE")
+    parser.add_argument(
+        "dst", metavar="DST", nargs="?", default="", help="what is called: a service or a workload (service:NAME, workload:NAME say which)"
+    )
     parser.add_argument("--port", type=_port, default=0, help="the port that is called (default: the only one)")
     parser.add_argument("--method", default="", help="of an HTTP request (default: GET, when a path or a header is given)")
     parser.add_argument("--path", default="", help="of an HTTP request")
     parser.add_argument("--header", type=_header, action="append", default=[], metavar="NAME:VALUE", help="of an HTTP request; repeatable")
     parser.add_argument("--udp", action="store_true", help="ask about datagrams")
+    parser.add_argument(
+        "--request", metavar="ID", default="", help="instead of SRC DST: what became of the refusal with this x-edgemesh-request"
+    )
     parser.add_argument("--config", metavar="DIR", help="ask these manifests instead of the daemon")
     parser.add_argument("--node", metavar="NAME", help="with --config: read them as the node of this name would")
     _reader_arguments(parser)
@@ -111,8 +117,50 @@ def _explain_arguments(parser: ArgumentParser) -> None:
 
 def _demo_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--step", type=int, metavar="N", help="end after step N (1 to 9)")
+    parser.add_argument("--nodes", type=int, default=1, metavar="N", help="on how many nodes: 1 (default), or 2 that are joined by a link")
     parser.add_argument("--hold", action="store_true", help="go to the step and stay there until Ctrl-C, to try things")
     parser.add_argument("--app", nargs="+", metavar="WORD", help=argparse.SUPPRESS)  # the demo runs its applications with it
+
+
+def _ca_arguments(parser: ArgumentParser) -> None:
+    def verb(name: str, summary: str) -> ArgumentParser:
+        made = verbs.add_parser(name, help=summary, description=f"{summary[:1].upper()}{summary[1:]}.")
+        made.add_argument(
+            "--state", "--state-dir", metavar="DIR", default="", help="the daemon's state directory (default: /var/lib/edgemesh)"
+        )
+        return made
+
+    def trust_domain(parser: ArgumentParser) -> None:
+        parser.add_argument("--trust-domain", metavar="TD", default="", help="the mesh's, as in MeshConfig (default: cluster.local)")
+
+    parser.usage = "edgemesh ca VERB ..."
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB", prog="edgemesh ca")
+    trust_domain(verb("init", "make an authority, with a root of its own"))
+    _output(verb("show", "show the roots, until when they are good, and the nodes that are enrolled"))
+    token = verb("token", "make a token that enrols one node, once")
+    token.add_argument("--node", metavar="NAME", type=_node, required=True, help="the node that may enrol with it")
+    token.add_argument("--ttl", metavar="TIME", type=_ttl, default="1h", help="how long it is good: 30m, 1h, 2d (default: 1h)")
+    site = verb("intermediate", "make an authority for a site that cannot always reach this one")
+    site.add_argument("--node", metavar="NAME", type=_node, required=True, help="the node that it will run on")
+    site.add_argument("--out", metavar="DIR", required=True, help="where its two files are put")
+    site.add_argument("--days", metavar="N", type=_days, default=365, help="how long it is good (default: 365)")
+    load = verb("load", "sign with an authority that was made elsewhere: a site's, or an outside CA's")
+    load.add_argument("certificates", metavar="CERT", help="PEM: its certificate first, the root last")
+    load.add_argument("key", metavar="KEY", help="PEM: its key, not encrypted")
+    trust_domain(load)
+    rotate = verb("rotate", "change the root in three steps, add, issue and retire; without a step: say where it stands")
+    rotate.add_argument("step", nargs="?", default="status", choices=("add", "issue", "retire", "undo", "status"))
+    rotate.add_argument("--force", action="store_true", help="take the step even if it cuts somebody off")
+
+
+def _join_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("--authority", metavar="HOST:PORT", required=True, help="the authority's door")
+    parser.add_argument("--node", metavar="NAME", type=_node, default="", help="this node's name (default: EDGEMESH_NODE, the host name)")
+    parser.add_argument(
+        "--state", "--state-dir", metavar="DIR", default="", help="the daemon's state directory (default: /var/lib/edgemesh)"
+    )
+    parser.add_argument("--token-file", metavar="FILE", default="", help="what edgemesh ca token printed (default: standard input)")
+    parser.add_argument("--again", action="store_true", help="although this node has joined already")
 
 
 def _output(parser: ArgumentParser) -> None:
@@ -130,6 +178,24 @@ def _header(word: str) -> tuple[str, str]:
     if not colon or not name.strip():
         raise argparse.ArgumentTypeError(f"{word!r} is not NAME:VALUE")
     return name.strip(), value.strip()
+
+
+def _node(word: str) -> str:
+    from agent.commands.ca import node_name
+
+    return node_name(word)
+
+
+def _ttl(word: str) -> float:
+    from agent.commands.ca import seconds
+
+    return seconds(word)
+
+
+def _days(word: str) -> int:
+    if not word.isascii() or not word.isdigit() or not 0 < int(word) <= 3650:
+        raise argparse.ArgumentTypeError(f"{word!r} is no number of days from 1 to 3650")
+    return int(word)
 
 
 # verbs
@@ -171,6 +237,12 @@ def _connections(arguments: Namespace) -> int:
     return connections(arguments)
 
 
+def _ca(arguments: Namespace) -> int:
+    from agent.commands.ca import ca
+
+    return ca(arguments)
+
+
 def _cleanup(arguments: Namespace) -> int:
     from agent.commands.daemon import cleanup
 
@@ -183,6 +255,18 @@ def _demo(arguments: Namespace) -> int:
     return demo(arguments)
 
 
+def _join(arguments: Namespace) -> int:
+    from agent.commands.join import join
+
+    return join(arguments)
+
+
+def _certs(arguments: Namespace) -> int:
+    from agent.commands.certs import certs
+
+    return certs(arguments)
+
+
 def _version(_: Namespace) -> int:
     print(f"edgemesh {agent.__version__}")
     return OK
@@ -193,8 +277,11 @@ COMMANDS: dict[str, Command] = {
     "check": Command("say everything that is wrong with a directory of manifests", _check_arguments, _check),
     "status": Command("show the node, its workloads, what passes unseen, and problems", _reader_arguments, _status),
     "routes": Command("show services: addresses, ports, endpoints, splits, who may call", _reader_arguments, _routes),
-    "explain": Command("say whether SRC may call DST, which rule says so, or what is missing", _explain_arguments, _explain),
+    "explain": Command("say whether SRC may call DST and which rule says so, or who refused a request", _explain_arguments, _explain),
     "connections": Command("show what is open just now", _reader_arguments, _connections),
+    "ca": Command("run the mesh's authority: make it, enrol nodes with tokens, change its root", _ca_arguments, _ca),
+    "certs": Command("show this node's certificates, the roots that it believes, and who is revoked", _reader_arguments, _certs),
+    "join": Command("enrol this node with the mesh's authority, by a token", _join_arguments, _join),
     "cleanup": Command("remove every rule and route that edgemesh left on this node", _nothing, _cleanup),
     "demo": Command("show the bookstore mesh in network namespaces of its own, step by step", _demo_arguments, _demo),
     "version": Command("say which edgemesh this is", _nothing, _version),

@@ -1,29 +1,28 @@
 """Settings of one node: the NodeConfig objects of its manifests, what the command line overrides, and the environment.
 
 `NodeConfig` named "default" speaks for every node; one with the node's own name is laid over it, field by field. A field that
-cannot be used is a Problem and keeps the value that it had (at the start: its default), so that no typing error stops a node.
-This is the one file that reads the process's environment.
+cannot be used is a Problem and keeps the value that it had (at the start: the last good one, else its default), so that no typing
+error stops a node. Those of other nodes say how they are reached. This is the one file that reads the process's environment.
 """
 
 from __future__ import annotations
 
 import difflib
-import ipaddress
 import os
-import re
 import socket
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 from msgspec import Meta, Struct
 
+from agent.config_checks import CHECKS, check_node
+from agent.config_checks import parse_address as parse_address  # noqa: PLC0414 - it is asked for here
 from nodeproxy.capture import Ports
-from nodeproxy.limits import Limits
+from nodeproxy.limits import Limits, PeerLimits, Seconds
 from nodeproxy.ruleset import Marks
 from policy.addresses import RANGES
-from policy.model import Problem, Severity, Where
+from policy.model import Node, Problem, Severity, Where
 from policy.resources import RawObject
 
 _S = TypeVar("_S", bound=Struct)
@@ -34,18 +33,41 @@ DEFAULT = "default"
 
 SOCKET = "/run/edgemesh/edgemesh.sock"
 
-Seconds = Annotated[float, Meta(gt=0)]
-
 
 class Dns(Struct, frozen=True, rename="camel"):
     enabled: bool = True  # answer workloads' questions for Service names
     ttl: Annotated[int, Meta(ge=0, le=86400)] = 5  # seconds; CoreDNS's kubernetes plugin has the same
 
 
+class IdentityConfig(Struct, frozen=True, rename="camel"):
+    """How this node proves who its workloads are. Seconds."""
+
+    lifetime: Seconds = 14 * 86400.0  # asked for; the authority may give less. Longer than a node is likely to be cut off
+    tolerance: Annotated[float, Meta(ge=0, le=86400)] = 300.0  # that clocks may differ: certificates are believed that long around
+    refresh: Seconds = 3600.0  # between looks at the authority's bundle: new roots come that late
+    authority: str = ""  # HOST:PORT of the signing door; "": the one that was joined
+
+
+class AuthorityConfig(Struct, frozen=True, rename="camel"):
+    """The signing door; used with `edgemesh run --authority` only."""
+
+    listen: str = "0.0.0.0:15012"
+
+
+class Http2(Struct, frozen=True, rename="camel"):
+    """Bounds on every HTTP/2 connection: what a peer may send before we took it (RFC 9113 section 5.2), and streams at once."""
+
+    stream_window: Annotated[int, Meta(ge=16384, le=2**31 - 1)] = 262144  # bytes
+    connection_window: Annotated[int, Meta(ge=65535, le=2**31 - 1)] = 1048576  # bytes; it begins with 65,535 and cannot shrink
+    streams: Annotated[int, Meta(ge=1, le=10_000)] = 100
+
+
 class NodeConfig(Struct, frozen=True, rename="camel"):
     """Paths, addresses and bounds of one node's daemon."""
 
     node: str = ""  # the node's name; "": the host name
+    addresses: tuple[str, ...] = ()  # where other nodes reach this one: its tunnel door listens there, on ports.tunnel
+    metered: bool = False  # its link costs by the byte
     state_dir: str = "/var/lib/edgemesh"
     admin_socket: str = SOCKET
     metrics_address: str = "127.0.0.1:15020"  # "": no metrics
@@ -58,6 +80,10 @@ class NodeConfig(Struct, frozen=True, rename="camel"):
     limits: Limits = Limits()
     ports: Ports = Ports()
     marks: Marks = Marks()
+    identity: IdentityConfig = IdentityConfig()
+    authority: AuthorityConfig = AuthorityConfig()
+    http2: Http2 = Http2()
+    peers: PeerLimits = PeerLimits()
 
 
 # What takes effect while the daemon runs; everything else waits for its next start.
@@ -87,20 +113,41 @@ class Settings:
         self._overrides = dict(overrides or {})
         self._host = host or socket.gethostname()
         self.config = self._override(NodeConfig())
+        self.accepted: tuple[RawObject, ...] = ()  # the last version without a Problem of every NodeConfig that is there
+        self._laid: dict[str, NodeConfig] = {}  # by name, each but "default" laid over that
 
     def __repr__(self) -> str:
         return f"<Settings of {self.config.node}>"
 
+    def remember(self, objects: Iterable[RawObject]) -> None:
+        """What was good before a restart: what stands in for fields that cannot be used now. `config` does not change."""
+        self.accepted = tuple(raw for raw in objects if is_node_config(raw))
+        self._laid = self._lay(_Reader(), sorted(self.accepted, key=lambda raw: raw.where))
+
     def read(self, objects: Iterable[RawObject]) -> list[Problem]:
         """Put what these objects say into `config`; what is wrong with them comes back, and changes nothing."""
-        reader = _Reader(self.config)
+        reader = _Reader()
         configs = sorted((raw for raw in objects if is_node_config(raw)), key=lambda raw: raw.where)
-        laid = reader.lay_named(NodeConfig(), configs, DEFAULT)
-        node = self._override(laid).node
-        laid = reader.lay_named(laid, configs, node)
-        reader.check_others(configs, (DEFAULT, node))
-        self.config = self._override(msgspec.structs.replace(laid, node=node))
+        self._laid = self._lay(reader, configs)
+        default = self._laid[DEFAULT]
+        node = self._override(default).node
+        self.config = self._override(msgspec.structs.replace(self._laid.get(node, default), node=node))
+        reader.check_shared(configs, self.nodes())
+        self.accepted = reader.accepted(configs, self.accepted)
         return reader.problems
+
+    def _lay(self, reader: _Reader, configs: Sequence[RawObject]) -> dict[str, NodeConfig]:
+        default = reader.lay_named(NodeConfig(), self._laid.get(DEFAULT, NodeConfig()), configs, DEFAULT)
+        names = sorted({_name(raw) for raw in configs} - {DEFAULT})
+        return {DEFAULT: default, **{name: reader.lay_named(default, self._laid.get(name, default), configs, name) for name in names}}
+
+    def nodes(self) -> tuple[Node, ...]:
+        """How every node with a NodeConfig of its own is reached."""
+        return tuple(
+            Node(name, config.addresses, config.ports.tunnel, config.metered)
+            for name, config in self._laid.items()
+            if name != DEFAULT and not check_node(name)
+        )
 
     def _override(self, config: NodeConfig) -> NodeConfig:
         config = msgspec.structs.replace(config, **self._overrides)
@@ -111,7 +158,7 @@ def wrong_overrides(overrides: Mapping[str, Any]) -> str:
     """What is wrong with settings from the command line; "" when nothing is."""
     names = dict(zip(NodeConfig.__struct_fields__, NodeConfig.__struct_encode_fields__, strict=True))
     for field, value in overrides.items():
-        check = _CHECKS.get(f"$.spec.{names[field]}")
+        check = CHECKS.get(f"$.spec.{names[field]}")
         if check and (wrong := check(value)):
             return f"{names[field]} {value!r} {wrong}"
     return ""
@@ -129,27 +176,42 @@ def waiting(running: NodeConfig, wanted: NodeConfig, where: Where = Where()) -> 
 class _Reader:
     """Lays specs over a NodeConfig and collects what is wrong with them."""
 
-    def __init__(self, previous: NodeConfig) -> None:
+    def __init__(self) -> None:
         self.problems: list[Problem] = []
-        self._previous = previous
+        self._faulty: set[int] = set()  # NodeConfigs with a Problem, by id
 
-    def lay_named(self, base: NodeConfig, configs: Sequence[RawObject], name: str) -> NodeConfig:
+    def lay_named(self, base: NodeConfig, previous: NodeConfig, configs: Sequence[RawObject], name: str) -> NodeConfig:
+        """`base` with what the NodeConfig of this name says; what cannot be used of that is as in `previous`."""
         named = [raw for raw in configs if _name(raw) == name]
         for raw in named[1:]:
+            if not name:
+                self._lay_object(base, previous, raw)
+                continue
             self._report(raw, "$", "error", f"a second NodeConfig of this name; the one at {named[0].where} is used", "keep one of them")
-        return self._lay_object(base, named[0]) if named else base
+        return self._lay_object(base, previous, named[0]) if named else base
 
-    def check_others(self, configs: Sequence[RawObject], names: Sequence[str]) -> None:
-        """NodeConfigs of other nodes change nothing here, but what is wrong with them is told all the same."""
-        for raw in configs:
-            if _name(raw) not in names:
-                self._lay_object(NodeConfig(), raw)
+    def check_shared(self, configs: Sequence[RawObject], nodes: Sequence[Node]) -> None:
+        """Two nodes cannot be reached at one address and port; unless somebody forwards, one of them is never."""
+        taken: dict[tuple[str, int], str] = {}
+        for node in nodes:
+            for address in node.addresses:
+                other = taken.setdefault((address, node.tunnel_port), node.name)
+                if other != node.name:
+                    raw = next(raw for raw in configs if _name(raw) == node.name)
+                    message = f"spec.addresses: {address} port {node.tunnel_port} is where node {other} is reached too"
+                    self._report(raw, "$.spec.addresses", "warning", message, "give each node its own addresses")
 
-    def _lay_object(self, base: NodeConfig, raw: RawObject) -> NodeConfig:
+    def accepted(self, configs: Sequence[RawObject], before: Sequence[RawObject]) -> tuple[RawObject, ...]:
+        """Each NodeConfig as it was when nothing was wrong with it."""
+        good = {_name(raw): raw for raw in reversed(configs) if id(raw) not in self._faulty}
+        names = {_name(raw) for raw in configs}
+        return tuple(sorted(({_name(raw): raw for raw in before if _name(raw) in names} | good).values(), key=lambda raw: raw.where))
+
+    def _lay_object(self, base: NodeConfig, previous: NodeConfig, raw: RawObject) -> NodeConfig:
         version = raw.data.get("apiVersion")
         if version != API_VERSION:
             self._report(raw, "$.apiVersion", "error", f"{version} is not read here", f"write {API_VERSION}")
-            return base
+            return previous
         if not _name(raw):
             self._report(raw, "$.metadata", "error", "no metadata.name", 'name it "default", or after the node that it is for')
             return base
@@ -159,8 +221,8 @@ class _Reader:
         spec = raw.data.get("spec", {})
         if not isinstance(spec, dict):
             self._report(raw, "$.spec", "error", "spec is not a mapping")
-            return base
-        return self._lay(base, self._previous, raw, spec, "$.spec")
+            return previous
+        return self._lay(base, previous, raw, spec, "$.spec")
 
     def _lay(self, base: _S, previous: _S, raw: RawObject, spec: Mapping[str, Any], path: str) -> _S:
         """`base` with what `spec` says; a field that cannot be used is as in `previous`."""
@@ -178,7 +240,7 @@ class _Reader:
             if isinstance(now, Struct):
                 if isinstance(item, dict):
                     value = self._lay(now, before, raw, item, at)
-                    wrong = _CHECKS[at](value) if at in _CHECKS else ""
+                    wrong = CHECKS[at](value) if at in CHECKS else ""
                     laid[field.name] = before if wrong else value
                 else:
                     wrong = f"Expected `object`, got `{type(item).__name__}`"
@@ -191,6 +253,8 @@ class _Reader:
 
     def _report(self, raw: RawObject, path: str, severity: Severity, message: str, hint: str = "") -> None:
         where = Where(raw.where.file, raw.line(path))
+        if severity == "error":
+            self._faulty.add(id(raw))
         self.problems.append(Problem(severity, where, f"{KIND} {_name(raw)}".rstrip(), message, hint))
 
 
@@ -202,54 +266,7 @@ def _convert(item: Any, kind: Any, path: str) -> tuple[str, Any]:
         return str(error), None
     if path.startswith("$.spec.limits.") and value <= 0:
         return "must be more than 0", None
-    return (_CHECKS[path](value) if path in _CHECKS else ""), value
-
-
-def _check_node(name: str) -> str:
-    return "" if re.fullmatch(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?", name) else "is no DNS name (lower case letters, digits, - and .)"
-
-
-def _check_path(path: str) -> str:
-    return "" if Path(path).is_absolute() else "is not an absolute path"
-
-
-def _check_address(address: str) -> str:
-    return "" if not address or parse_address(address) else "is not ADDRESS:PORT (an IPv6 address in brackets)"
-
-
-def _check_networks(networks: tuple[str, ...]) -> str:
-    for network in networks:
-        try:
-            ipaddress.ip_network(network)
-        except ValueError as error:
-            return str(error)
-    return "" if networks else "names no network, so that no service would have an address"
-
-
-def _check_ports(ports: Ports) -> str:
-    numbers = [getattr(ports, name) for name in Ports.__struct_fields__]
-    if not all(1 <= number <= 65535 for number in numbers):
-        return "a port is a number from 1 to 65535"
-    return "" if len(set(numbers)) == len(numbers) else "two doors with the same port"
-
-
-def _check_marks(marks: Marks) -> str:
-    if not all(0 < number < 2**32 for number in (marks.local, marks.bypass, marks.table)) or not 0 < marks.preference < 32766:
-        return "marks and the table are numbers from 1 to 4294967295, the preference is one from 1 to 32765"
-    return "the marks local and bypass must differ" if marks.local == marks.bypass else ""
-
-
-def parse_address(address: str) -> tuple[str, int] | None:
-    """ "127.0.0.1:15020" or "[::1]:15020" -> host and port; None when it is neither."""
-    host, _, port = address.rpartition(":")
-    bare = host.removeprefix("[").removesuffix("]")
-    try:
-        version = ipaddress.ip_address(bare).version
-    except ValueError:
-        return None
-    if (version == 6) != (host == f"[{bare}]") or not port.isascii() or not port.isdigit() or not 0 < int(port) < 65536:
-        return None
-    return bare, int(port)
+    return (CHECKS[path](value) if path in CHECKS else ""), value
 
 
 def _shown(value: object) -> str:
@@ -260,14 +277,3 @@ def _name(raw: RawObject) -> str:
     metadata = raw.data.get("metadata")
     name = metadata.get("name") if isinstance(metadata, dict) else None
     return name if isinstance(name, str) else ""
-
-
-_CHECKS: dict[str, Callable[[Any], str]] = {
-    "$.spec.node": _check_node,
-    "$.spec.stateDir": _check_path,
-    "$.spec.adminSocket": _check_path,
-    "$.spec.metricsAddress": _check_address,
-    "$.spec.serviceRange": _check_networks,
-    "$.spec.ports": _check_ports,
-    "$.spec.marks": _check_marks,
-}

@@ -70,6 +70,11 @@ def _found(found: Explanation) -> dict[str, Any]:
         "lacked": found.lacked,
         "steps": list(found.steps),
         "endpoint": found.endpoint,
+        "node": found.node,
+        "mtls": found.mtls,
+        "way": found.way,
+        "revoked": list(found.revoked),
+        "side": found.side,
         "choices": [_found(choice) for choice in found.choices],
     }
 

@@ -13,11 +13,12 @@ from bisect import bisect_left
 from collections.abc import Callable, Collection, Iterable, Iterator
 
 from prometheus_client import CollectorRegistry, ProcessCollector
-from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.exposition import generate_latest
 from prometheus_client.metrics_core import Metric
 
 from agent.accesslog import DENIALS as DENIAL_FLAGS
+from agent.identity.keeper import Keeper
 from nodeproxy.telemetry.report import Record
 from policy.authz import DENIALS as DENIAL_REASONS
 
@@ -163,6 +164,28 @@ class Metrics:
             name in (UNKNOWN, EXTERNAL) or f"{namespace}/{name}" in workloads
             for namespace, name in ((source_namespace, source), (destination_namespace, destination))
         )
+
+
+def certificates(keeper: Keeper) -> Iterator[Metric]:
+    """What a node holds of the mesh's certificates, for `gauges`."""
+    expiry = GaugeMetricFamily(
+        "edgemesh_certificate_expiry_seconds", "Until a certificate that this node holds ends; negative afterwards", labels=["identity"]
+    )
+    now = keeper.clock.now()
+    for identity, holding in keeper.holdings.items():
+        if holding.credentials is not None:
+            expiry.add_metric([keeper.spiffe(identity)], holding.credentials.not_after - now)
+    yield expiry
+    renewals = CounterMetricFamily(
+        "edgemesh_certificate_renewals", "Certificates that were asked for: issued, refused, unreachable", labels=["identity", "result"]
+    )
+    for (spiffe, result), count in keeper.renewals.items():
+        renewals.add_metric([spiffe, result], count)
+    yield renewals
+    if keeper.clock.ahead is not None:
+        offset = GaugeMetricFamily("edgemesh_clock_offset_seconds", "This node's clock minus the authority's, when that was last heard")
+        offset.add_metric([], keeper.clock.ahead)
+        yield offset
 
 
 def row_key(record: Record) -> Key:

@@ -19,8 +19,10 @@ from policy.snapshot import Snapshot
 if TYPE_CHECKING:  # `edgemesh check` should not wait for all of the daemon
     from agent.accesslog import AccessLog
     from agent.config import NodeConfig
+    from agent.identity.keeper import Keeper
     from agent.kernel.condition import Condition
     from agent.metrics import Metrics
+    from agent.refusals import Refusals
     from agent.store import Published
     from nodeproxy.context import Conn
 
@@ -48,6 +50,10 @@ class Daemon(Protocol):
     def metrics(self) -> Metrics: ...
     @property
     def access_log(self) -> AccessLog: ...
+    @property
+    def refusals(self) -> Refusals: ...
+    @property
+    def keeper(self) -> Keeper | None: ...  # None: a node that stands alone
 
     @property
     def enforcing(self) -> bool:
@@ -92,6 +98,7 @@ def status(daemon: Daemon, now: float) -> Document:
         "workloads": [],
         "holes": holes(daemon, conditions),
         "problems": [problem(item) for item in sorted(daemon.problems)],
+        "certificates": certificates(daemon.keeper),
     }
     if published and snapshot:
         document["snapshot"] = {
@@ -161,6 +168,20 @@ def holes(daemon: Daemon, conditions: Mapping[str, Condition]) -> list[Document]
     if daemon.access_log.suppressed_total:
         hole("log", "", daemon.access_log.suppressed_total, "access-log lines were not written: too many, or nobody read them")
     return found
+
+
+def certificates(keeper: Keeper | None) -> Document | None:
+    """In short what `edgemesh certs` tells; None for a node that stands alone."""
+    if keeper is None:
+        return None
+    wanted = [holding for holding in keeper.holdings.values() if holding.unwanted is None]
+    ends = [holding.standing.not_after for holding in wanted if holding.standing.not_after]
+    return {
+        "trust_domain": keeper.roots.bundle.trust_domain if keeper.roots.bundle else "",
+        "wanted": len(wanted),
+        "states": dict(Counter(holding.standing.state.value for holding in wanted)),
+        "first_ends_in_seconds": round(min(ends) - keeper.clock.now(), 1) if ends else None,
+    }
 
 
 def problem(item: Problem) -> Document:

@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import trio
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from agent.config import NodeConfig, Settings, is_node_config, waiting
 from agent.sources import Change
@@ -22,7 +22,7 @@ from agent.sources.directory import Directory
 from agent.state import State
 from policy.build import Built
 from policy.build import build as build_policy
-from policy.model import Problem, Where
+from policy.model import Node, Problem, Where
 from policy.resources import RawObject, identify, key_of
 from policy.snapshot import Snapshot
 
@@ -41,7 +41,7 @@ _FAULT = Problem(
 
 Good = Mapping[str, RawObject]  # last good versions, by what policy calls an object
 Addresses = Mapping[str, tuple[str, ...]]  # of services, by key
-Build = Callable[[Sequence[RawObject], Good, Addresses, NodeConfig], Built]
+Build = Callable[[Sequence[RawObject], Good, Addresses, NodeConfig, Sequence[Node]], Built]
 
 
 class Published(Struct, frozen=True):
@@ -59,9 +59,9 @@ class Published(Struct, frozen=True):
 Follow = Callable[[Published], Awaitable[None]]
 
 
-def build(resources: Sequence[RawObject], good: Good, addresses: Addresses, config: NodeConfig) -> Built:
-    """policy's build with what the node's settings say."""
-    return build_policy(resources, good, addresses, config.node, config.service_range)
+def build(resources: Sequence[RawObject], good: Good, addresses: Addresses, config: NodeConfig, nodes: Sequence[Node]) -> Built:
+    """policy's build with what the nodes' settings say."""
+    return build_policy(resources, good, addresses, config.node, config.service_range, nodes)
 
 
 class Store:
@@ -72,10 +72,12 @@ class Store:
         self.settings = settings
         self.published: Published | None = None
         self.first_build = trio.Event()
+        self.trust_domain = ""  # of the mesh that this node belongs to; "" leaves what policy assumes
         self._state = state
         self._build = build
         objects, self._addresses = state.load() if state else ([], {})
-        self._good: Good = {key_of(*identify(raw)): raw for raw in objects}
+        self._good: Good = {key_of(*identify(raw)): raw for raw in objects if not is_node_config(raw)}
+        settings.remember(objects)
         self._objects: dict[str, tuple[RawObject, ...]] = {}
         for raw in objects:
             self._objects[raw.where.file] = (*self._objects.get(raw.where.file, ()), raw)
@@ -122,7 +124,7 @@ class Store:
             await follow(published)
             self.first_build.set()
             if self._state:
-                await trio.to_thread.run_sync(self._state.save, list(self._good.values()), self._addresses)
+                await trio.to_thread.run_sync(self._state.save, [*self._good.values(), *self.settings.accepted], self._addresses)
 
     def make(self) -> Published | None:
         """Build once, just here, for commands that look once; None when it failed by a fault of ours."""
@@ -157,19 +159,24 @@ class Store:
         if running is not None:
             problems += waiting(running, config)
         try:
-            built = self._build([raw for raw in objects if not is_node_config(raw)], self._good, self._addresses, config)
+            policies = [raw for raw in objects if not is_node_config(raw)]
+            built = self._build(policies, self._good, self._addresses, config, self.settings.nodes())
         except Exception:
             # A fault in policy must neither take the node's traffic with it nor open it: what is in force stays in force.
             log.exception("building a snapshot of %d objects", len(objects))
             self._fault = (_FAULT,)
             return None
         self._fault = ()
-        built.snapshot.warm()
+        snapshot = built.snapshot
+        if self.trust_domain and self.trust_domain != snapshot.mesh.trust_domain:
+            mesh = structs.replace(snapshot.mesh, trust_domain=self.trust_domain)
+            snapshot = structs.replace(snapshot, mesh=mesh)
+        snapshot.warm()
         self._good = built.accepted
-        self._addresses = built.snapshot.addresses
+        self._addresses = snapshot.addresses
         number = self.published.number + 1 if self.published else 1
         found = tuple(sorted({*problems, *built.problems}))
-        return Published(number, len(objects), built.snapshot, found, config, began, time.monotonic() - clock)
+        return Published(number, len(objects), snapshot, found, config, began, time.monotonic() - clock)
 
 
 def look(directory: Path, node: str = "") -> Published:

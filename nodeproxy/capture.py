@@ -6,7 +6,7 @@ import socket
 import struct
 from typing import Protocol
 
-from msgspec import Struct
+from msgspec import Struct, field
 
 from policy.model import Workload
 
@@ -18,7 +18,7 @@ class Ports(Struct, frozen=True):
 
     outbound: int = 15001
     inbound: int = 15006
-    tunnel: int = 15008  # reserved: tunnels between nodes
+    tunnel: int = 15008  # tunnels between nodes (HBONE)
     dns: int = 15053
 
     def __contains__(self, port: object) -> bool:
@@ -32,10 +32,11 @@ class Doors(Struct):
     inbound: list[socket.socket]
     dns_udp: list[socket.socket]
     dns_tcp: list[socket.socket]
+    tunnel: list[socket.socket] = field(default_factory=list)  # the only door that is dialled itself, from other nodes
 
     def close_tcp(self) -> None:
         """Take no more calls; names are still answered."""
-        for sock in (*self.outbound, *self.inbound):
+        for sock in (*self.outbound, *self.inbound, *self.tunnel):
             sock.close()
 
     def close(self) -> None:
@@ -59,6 +60,10 @@ class Sockets(Protocol):
 
     def outwards(self, workload: Workload, family: int, kind: int = socket.SOCK_STREAM) -> socket.socket:
         """A TCP or UDP socket in the namespace of `workload` that dials anything else on its behalf."""
+        ...
+
+    def from_node(self, family: int) -> socket.socket:
+        """A TCP socket in the daemon's own namespace: it dials other nodes."""
         ...
 
     def resolver_asked(self, workload: Workload, client: tuple[str, int], listener: tuple[str, int]) -> tuple[str, int] | None:

@@ -6,21 +6,27 @@ import itertools
 import resource
 import sys
 from collections.abc import Collection
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal
+from typing import Protocol as Interface
 
 import trio
 from msgspec import Struct
 
 from nodeproxy.capture import Ports, Sockets
-from nodeproxy.limits import Limits
+from nodeproxy.credentials import Identities, NoIdentities, Peer
+from nodeproxy.http.h2_bounds import Bounds
+from nodeproxy.limits import Limits, PeerLimits
 from nodeproxy.telemetry.report import Record, Report, Sink
-from policy.model import Endpoint, Identity, Request, Workload
+from nodeproxy.tls import Contexts
+from policy.model import Endpoint, Hop, Identity, Protocol, Request, Workload
 from policy.snapshot import Snapshot
 
 if TYPE_CHECKING:
     from nodeproxy.http.pool import Pool
+    from nodeproxy.http.shared import Shared
     from nodeproxy.stream import Peeked
     from nodeproxy.upstream.live import Live
+    from nodeproxy.upstream.peers import Peers
 
 
 class Pick(Struct, frozen=True):
@@ -31,9 +37,11 @@ class Pick(Struct, frozen=True):
     service: str  # key of the service that the endpoint was chosen for, "" for none
     rule: str
     local: bool  # the endpoint runs on this node and is captured here
+    hop: Hop | None = None  # it runs on another node, and this is the way there
+    protocol: Protocol = ""  # what the chosen Service port declares
 
 
-class Route(Protocol):
+class Route(Interface):
     """Decides where one connection's bytes go. Asked anew for every request, always with the newest snapshot."""
 
     def pick(self, request: Request | None, tried: Collection[Endpoint] = ()) -> Pick:
@@ -52,7 +60,19 @@ class Route(Protocol):
 class Context:
     """Shared by all connections of one proxy. `snapshot` is replaced, never edited; the rest is experience or settings."""
 
-    def __init__(self, snapshot: Snapshot, sockets: Sockets, live: Live, pool: Pool, limits: Limits, ports: Ports, sink: Sink) -> None:
+    def __init__(
+        self,
+        snapshot: Snapshot,
+        sockets: Sockets,
+        live: Live,
+        pool: Pool,
+        limits: Limits,
+        ports: Ports,
+        sink: Sink,
+        identities: Identities | None = None,
+        h2_bounds: Bounds | None = None,
+        peer_limits: PeerLimits | None = None,
+    ) -> None:
         self.snapshot = snapshot
         self.sockets = sockets
         self.live = live
@@ -60,6 +80,13 @@ class Context:
         self.limits = limits
         self.ports = ports
         self.sink = sink
+        self.identities: Identities = identities or NoIdentities()
+        self.peers: Peers | None = None  # connections to other nodes; None before the proxy runs
+        self.h2_bounds = h2_bounds or Bounds()
+        self.peer_bounds = self.h2_bounds.shared()  # calls of several workloads lie beside each other
+        self.peer_limits = peer_limits or PeerLimits()
+        self.tls = Contexts()
+        self.shared: Shared | None = None  # connections to servers that speak HTTP/2; likewise
         self.dns_ttl = 5  # seconds; CoreDNS's kubernetes plugin has the same
         soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         self.descriptors = sys.maxsize if soft == resource.RLIM_INFINITY else soft  # of this process; a connection takes two
@@ -81,8 +108,10 @@ class Conn:
         "dialled",
         "direction",
         "id",
+        "identity",
         "peer",
         "pick",
+        "proved",
         "report",
         "request",
         "route",
@@ -103,7 +132,10 @@ class Conn:
         peer: tuple[str, int],
         dialled: tuple[str, int],
         started: float,
+        source: Workload | None = None,
+        report: Report | None = None,
     ) -> None:
+        """`source`: who calls through an inbound door, when that was proved. `report`: of the connection that carries this one."""
         self.id = context.next_id()
         self.context = context
         self.stream = stream
@@ -113,14 +145,16 @@ class Conn:
         self.dialled = dialled
         self.started = started  # seconds since the epoch
         self.scope = trio.CancelScope()  # the connection's life
-        self.source: Workload | None = workload if direction == "outbound" else None  # whose identity is proved
+        self.source: Workload | None = workload if direction == "outbound" else source
+        self.identity: Identity | None = self.source.identity if self.source else None  # proved: by the socket, or by a certificate
         self.route: Route | None = None
+        self.proved: Peer | None = None  # of a connection that carries tunnels: who is at its other end
         # What is moving now, so that publish() can ask whether it still may. None when nothing moves (idle keep-alive).
         self.pick: Pick | None = None
         self.request: Request | None = None
         self.active = False
         self.verdict = ""  # the flag that cut it, when publish() did
-        self.report = Report(
+        self.report = report or Report(
             context.sink,
             Record(
                 kind="connection",
@@ -142,9 +176,11 @@ class Conn:
         state = f" -> {self.pick.endpoint}" if self.pick else ""
         return f"<Conn {self.id} {self.direction} {source} -> {_address(self.dialled)}{state}>"
 
-    @property
-    def identity(self) -> Identity | None:
-        return self.source.identity if self.source else None
+    def branch(self, stream: Peeked) -> Conn:
+        """One stream of this connection: it is decided, registered and cut by itself, and counts in this connection's report."""
+        branch = Conn(self.context, stream, self.workload, self.direction, self.peer, self.dialled, self.started, self.source, self.report)
+        branch.identity = self.identity
+        return branch
 
     def moves(self, pick: Pick, request: Request | None) -> None:
         """Register what is about to move, before the last check (register, then check: publish() cannot miss it)."""

@@ -44,6 +44,32 @@ FLAGS: dict[str, Flag] = {
     "idle": Flag(408, "nothing moved for limits.idleTimeout", "send something, or raise the limit"),
     "too-many-connections": Flag(503, "the workload has limits.connections open already", "close some, or raise the limit"),
     "client-gone": Flag(499, "the caller left before it was answered", ""),
+    # between nodes: who the other end is
+    "plain-to-tunnel": Flag(400, "plain text came to the tunnel door", "dial the workload's own port; tunnels are mTLS only"),
+    "tls-failed": Flag(502, "the TLS handshake failed", "the detail says at what; both sides need TLS 1.3 and a certificate of the mesh"),
+    "tls-no-alpn": Flag(502, "the peer does not offer h2 (ALPN)", "HBONE is HTTP/2 over TLS 1.3"),
+    "peer-untrusted": Flag(
+        502, "the peer's certificate does not lead to a root of ours", "edgemesh certs shows our roots; was a root retired too early?"
+    ),
+    "peer-expired": Flag(502, "the peer's certificate is not valid now", "check both nodes' clocks, and edgemesh certs on the peer's node"),
+    "peer-no-identity": Flag(502, "the peer's certificate holds no SPIFFE identity of a workload", "certificates come from edgemesh ca"),
+    "peer-wrong-domain": Flag(502, "the peer is of another trust domain", "nodes of one mesh have one trust domain"),
+    "peer-unexpected": Flag(502, "the peer proved to be somebody else than was dialled", "does another workload have that address now?"),
+    "peer-revoked": Flag(403, "the peer's node or identity is revoked", "edgemesh certs lists what is revoked"),
+    "no-certificate": Flag(
+        503, "this node has no valid certificate for the workload", "edgemesh certs says why; edgemesh join enrols a node"
+    ),
+    # between nodes: what is asked of a tunnel
+    "not-connect": Flag(400, "the tunnel door takes CONNECT only", "HBONE: CONNECT ADDRESS:PORT over HTTP/2"),
+    "bad-authority": Flag(
+        400, "the tunnel's authority is not an address and port of what was dialled", "CONNECT needs the dialled workload's address"
+    ),
+    "unknown-workload": Flag(503, "no workload of this node has that address", "do both nodes read the same manifests?"),
+    "peer-refused": Flag(503, "the other node refused the tunnel or request", "edgemesh explain --request ID, on the other node, says why"),
+    "peer-lost": Flag(
+        503, "the connection to the other node broke or stopped answering", "is the link up? edgemesh status shows its peers"
+    ),
+    "http2-abuse": Flag(429, "the peer broke HTTP/2 or exceeded our bounds on it", "the detail names the rule"),
     # ourselves
     "drained": Flag(503, "edgemesh is stopping", "the next start takes over"),
     "internal": Flag(500, "a fault of edgemesh itself", "please report it with the log line"),
@@ -53,14 +79,16 @@ FLAGS: dict[str, Flag] = {
 class Refused(Exception):  # noqa: N818 - it is an answer, not a fault
     """We will not do this. `flag` is a key of FLAGS; `detail` names what it was about, for people and logs.
 
-    `protected`: the workload that the refusal kept this from, when one had been chosen.
+    `protected`: the workload that the refusal kept this from, when one had been chosen. `request_id`: under which another node
+    knows it, when that node refused.
     """
 
-    def __init__(self, flag: str, detail: str = "", protected: Workload | None = None) -> None:
+    def __init__(self, flag: str, detail: str = "", protected: Workload | None = None, request_id: str = "") -> None:
         super().__init__(flag, detail)
         self.flag = flag
         self.detail = detail
         self.protected = protected
+        self.request_id = request_id
 
     @property
     def status(self) -> int:

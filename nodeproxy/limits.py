@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from msgspec import Struct
+from typing import Annotated
+
+from msgspec import Meta, Struct
+
+Seconds = Annotated[float, Meta(gt=0)]
 
 
 class Limits(Struct, frozen=True, rename="camel", forbid_unknown_fields=True):
@@ -15,6 +19,7 @@ class Limits(Struct, frozen=True, rename="camel", forbid_unknown_fields=True):
     head_timeout: float = 10.0  # from the first byte of a request head to its last
     keepalive_timeout: float = 75.0  # an HTTP connection between two requests; nginx has the same
     idle_timeout: float = 300.0  # an opaque or upgraded connection, or a body, on which nothing moves
+    handshake_timeout: float = 10.0  # TLS with another node, from the first byte to the proved peer
     detect_timeout: float = 5.0  # first bytes of a connection whose protocol nobody declared
     connect_timeout: float = 5.0  # one attempt to connect to an endpoint
     response_timeout: float = 300.0  # from the end of a request to the head of its response
@@ -23,6 +28,15 @@ class Limits(Struct, frozen=True, rename="camel", forbid_unknown_fields=True):
     pool_idle_per_workload: int = 512  # and for all callers and endpoints behind the doors of one workload
     drain_timeout: float = 10.0  # what running connections get on SIGTERM
     buffer_bytes: int = 65536  # read at once; what one direction of one connection may hold
+
+
+class PeerLimits(Struct, frozen=True, rename="camel", forbid_unknown_fields=True):
+    """Connections to other nodes. Seconds."""
+
+    connections: Annotated[int, Meta(ge=1, le=64)] = 2  # kept for one identity and node
+    idle_timeout: Seconds = 300.0  # after the last stream; ztunnel has the same
+    keepalive: Seconds = 10.0  # a quiet connection with streams is asked whether it lives; ztunnel has the same
+    keepalive_metered: Seconds = 300.0  # the same where either node's link costs by the byte
 
 
 class Gate:

@@ -11,6 +11,7 @@ import errno
 import logging
 import time
 from collections.abc import Awaitable, Callable
+from typing import Literal
 
 import trio
 
@@ -19,12 +20,14 @@ from nodeproxy.context import Conn, Context
 from nodeproxy.errors import Refused
 from nodeproxy.limits import Gate
 from nodeproxy.stream import Peeked, abort, close_now
-from nodeproxy.telemetry.report import Record, Report
+from nodeproxy.telemetry.report import Record, Report, new_id
 from policy.model import Workload
 
 log = logging.getLogger("edgemesh.listen")
 
 Door = Callable[[Conn], Awaitable[None]]
+# How a connection comes in. To the first two the kernel redirects it; the tunnel door is dialled itself.
+Way = Literal["outbound", "inbound", "tunnel"]
 
 # Out of descriptors or memory: the next accept may work. Any other error means that the listening socket itself is unusable.
 _PASSING_ERRNOS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})
@@ -33,7 +36,7 @@ _GONE_ERRNOS = frozenset({errno.ECONNABORTED, errno.EPROTO, errno.EPERM, errno.E
 
 
 async def accept_forever(
-    listener: trio.socket.SocketType, context: Context, workload: Workload, inbound: bool, door: Door, gate: Gate, nursery: trio.Nursery
+    listener: trio.socket.SocketType, context: Context, workload: Workload, way: Way, door: Door, gate: Gate, nursery: trio.Nursery
 ) -> None:
     """Accept connections for `workload` and start one task for each in `nursery`. Ends by cancellation, or when the socket is unusable."""
     while True:
@@ -52,15 +55,15 @@ async def accept_forever(
         stream = trio.SocketStream(sock)
         if not gate.enter():
             abort(stream)
-            _record_turned_away(context, workload, inbound, peer[0], f"{context.limits.connections} are open")
+            _record_turned_away(context, workload, way, peer[0], f"{context.limits.connections} are open")
             continue
         if _takes_too_much(context, gate):
             gate.leave()
             gate.refused += 1
             abort(stream)
-            _record_turned_away(context, workload, inbound, peer[0], "descriptors run short, and this door has more than its share")
+            _record_turned_away(context, workload, way, peer[0], "descriptors run short, and this door has more than its share")
             continue
-        nursery.start_soon(_own, context, stream, workload, inbound, (peer[0], peer[1]), door, gate)
+        nursery.start_soon(_own, context, stream, workload, way, (peer[0], peer[1]), door, gate)
 
 
 def _takes_too_much(context: Context, gate: Gate) -> bool:
@@ -76,7 +79,7 @@ def _takes_too_much(context: Context, gate: Gate) -> bool:
 
 
 async def _own(
-    context: Context, stream: trio.SocketStream, workload: Workload, inbound: bool, peer: tuple[str, int], door: Door, gate: Gate
+    context: Context, stream: trio.SocketStream, workload: Workload, way: Way, peer: tuple[str, int], door: Door, gate: Gate
 ) -> None:
     """The life of one connection."""
     flag, detail = "drained", ""
@@ -85,10 +88,10 @@ async def _own(
         # The workload's meaning may have changed since its doors were opened; its key did not.
         now = context.snapshot.workload(workload.key) or workload
         dialled, redirected = aimed_at(stream)
-        conn = Conn(context, Peeked(stream), now, "inbound" if inbound else "outbound", peer, dialled, time.time())
+        conn = Conn(context, Peeked(stream), now, "outbound" if way == "outbound" else "inbound", peer, dialled, time.time())
         context.conns[conn.id] = conn
         with conn.scope:
-            if not redirected:
+            if redirected == (way == "tunnel"):
                 raise Refused("own-port", f"{dialled[0]}:{dialled[1]}")
             await door(conn)
             flag = ""
@@ -96,8 +99,11 @@ async def _own(
             flag = conn.verdict or "drained"
     except Refused as refused:
         flag, detail = refused.flag, refused.detail
-        if conn is not None and refused.protected is not None:
-            conn.report.record.destination = refused.protected
+        if conn is not None:
+            record = conn.report.record
+            record.id = record.id or refused.request_id or new_id()
+            if refused.protected is not None:
+                record.destination = refused.protected
     except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
         flag, detail = "client-gone", str(error)
     except OSError as error:
@@ -117,16 +123,16 @@ async def _own(
                 conn.report.close(flag, detail)
 
 
-def _record_turned_away(context: Context, workload: Workload, inbound: bool, address: str, why: str) -> None:
+def _record_turned_away(context: Context, workload: Workload, way: Way, address: str, why: str) -> None:
     """A connection over the workload's limit costs us no more than this: nothing is asked of the kernel about it."""
     record = Record(
         kind="connection",
-        direction="inbound" if inbound else "outbound",
+        direction="outbound" if way == "outbound" else "inbound",
         started=time.time(),
         duration=0.0,
-        source=None if inbound else workload,
+        source=workload if way == "outbound" else None,
         source_address=address,
-        destination=workload if inbound else None,
+        destination=None if way == "outbound" else workload,
         service="",
         dialled="",
         endpoint="",

@@ -3,25 +3,35 @@
 from __future__ import annotations
 
 import logging
+import socket
 
 import trio
 
 from nodeproxy.capture import Doors, Ports, Sockets
 from nodeproxy.context import Context
+from nodeproxy.credentials import Identities
 from nodeproxy.dns import Resolver
+from nodeproxy.hbone import node_tunnels, workload_tunnels
+from nodeproxy.http.h2_bounds import Bounds
 from nodeproxy.http.pool import Pool
+from nodeproxy.http.shared import Shared
 from nodeproxy.inbound import inbound
-from nodeproxy.limits import Gate, Limits
-from nodeproxy.listen import accept_forever
+from nodeproxy.limits import Gate, Limits, PeerLimits
+from nodeproxy.listen import Door, Way, accept_forever
 from nodeproxy.outbound import outbound
 from nodeproxy.telemetry.report import Sink
 from nodeproxy.upstream.live import Live
+from nodeproxy.upstream.peers import Peers
 from policy.model import Workload
 from policy.snapshot import Snapshot
 
 log = logging.getLogger("edgemesh.proxy")
 
 _SWEEP = 5.0  # seconds between looks at idle upstream connections
+
+
+# Who stands behind the door on the node's own address: no workload of the mesh has an empty namespace.
+NODE_DOOR = Workload("", "node", "")
 
 
 class _House:
@@ -33,7 +43,15 @@ class _House:
         # Apart, so that strangers who flood its inbound door cannot keep a workload from calling out.
         self.outbound = Gate(context.limits.connections)
         self.inbound = Gate(context.limits.connections)
+        self.tunnel = Gate(context.limits.connections)
         self.resolver = Resolver(workload.key, context)
+        # (its sockets, how they are come by, what is done with a connection, the bound on it)
+        tunnels = node_tunnels if workload.key == NODE_DOOR.key else workload_tunnels
+        self.entrances: tuple[tuple[list[socket.socket], Way, Door, Gate], ...] = (
+            (doors.outbound, "outbound", outbound, self.outbound),
+            (doors.inbound, "inbound", inbound, self.inbound),
+            (doors.tunnel, "tunnel", tunnels, self.tunnel),
+        )
         self.accepting = trio.CancelScope()
         self.living = trio.CancelScope()
         self.gone = trio.Event()
@@ -42,8 +60,20 @@ class _House:
 class Proxy:
     """The data plane of one node. `run` first; then `attach`, `detach` and `publish` at any time, all without waiting."""
 
-    def __init__(self, snapshot: Snapshot, sockets: Sockets, limits: Limits, ports: Ports, sink: Sink) -> None:
-        self.context = Context(snapshot, sockets, Live(), Pool(limits), limits, ports, sink)
+    def __init__(
+        self,
+        snapshot: Snapshot,
+        sockets: Sockets,
+        limits: Limits,
+        ports: Ports,
+        sink: Sink,
+        identities: Identities | None = None,
+        bounds: Bounds | None = None,
+        peer_limits: PeerLimits | None = None,
+    ) -> None:
+        self.context = Context(snapshot, sockets, Live(), Pool(limits), limits, ports, sink, identities, bounds, peer_limits)
+        self.context.shared = self.shared = Shared(self.context.h2_bounds, limits.pool_idle_timeout)
+        self.context.peers = self.peers = Peers(self.context)
         self.houses: dict[str, _House] = {}
         self._nursery: trio.Nursery | None = None
 
@@ -51,6 +81,8 @@ class Proxy:
         """Serve until cancelled."""
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
+            await nursery.start(self.shared.run)
+            await nursery.start(self.peers.run)
             nursery.start_soon(self._sweep)
             task_status.started()
 
@@ -62,7 +94,8 @@ class Proxy:
         if self.context.draining:
             house.accepting.cancel()
         self.houses[workload.key] = house
-        self.context.captured.add(workload.key)
+        if workload.key != NODE_DOOR.key:
+            self.context.captured.add(workload.key)
         self._nursery.start_soon(self._live, house)
 
     def detach(self, key: str) -> None:
@@ -74,24 +107,30 @@ class Proxy:
         house.accepting.cancel()
         house.living.cancel()
         self.context.pool.forget(house.workload.addresses, key)
+        self.shared.forget(frozenset(house.workload.addresses), key)
+        self.peers.forget(key)
 
     def publish(self, snapshot: Snapshot) -> int:
         """Put a snapshot in force: new requests are decided by it at once, and what it forbids is cut. Answers how many were cut."""
         self.context.snapshot = snapshot
         cut = 0
         for conn in list(self.context.conns.values()):
-            if conn.active and conn.route and conn.pick and not conn.route.still_allows(conn.pick, conn.request):
+            if (peer := conn.proved) is not None and snapshot.refuses(peer.identity, peer.node, peer.serial):
+                conn.verdict = "peer-revoked"
+                conn.scope.cancel()
+                cut += 1
+            elif conn.active and conn.route and conn.pick and not conn.route.still_allows(conn.pick, conn.request):
                 conn.verdict = "cut"
                 conn.scope.cancel()
                 cut += 1
-        return cut
+        return cut + self.peers.recheck()
 
     def limit(self, limits: Limits) -> None:
         """Put other limits in force, for what begins from now on."""
         self.context.limits = limits
         self.context.pool.limits = limits
         for house in self.houses.values():
-            house.outbound.full = house.inbound.full = limits.connections
+            house.outbound.full = house.inbound.full = house.tunnel.full = limits.connections
 
     async def drain(self) -> None:
         """Stop accepting, let running connections end within limits.drain_timeout, then cut the rest.
@@ -124,15 +163,10 @@ class Proxy:
                         connections.start_soon(house.resolver.serve_tcp, sock)
                     with house.accepting:
                         async with trio.open_nursery() as doors:  # its tasks end before the sockets are closed below
-                            for sockets, door, gate in (
-                                (house.doors.outbound, outbound, house.outbound),
-                                (house.doors.inbound, inbound, house.inbound),
-                            ):
+                            for sockets, way, door, gate in house.entrances:
                                 for sock in sockets:
                                     listener = trio.socket.from_stdlib_socket(sock)
-                                    doors.start_soon(
-                                        accept_forever, listener, context, house.workload, door is inbound, door, gate, connections
-                                    )
+                                    doors.start_soon(accept_forever, listener, context, house.workload, way, door, gate, connections)
                     house.doors.close_tcp()
         except Exception:
             # Connections catch for themselves (listen.py); what comes here is a fault of ours. Closed doors are the safe end of it.

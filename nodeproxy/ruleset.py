@@ -38,16 +38,18 @@ class Cgroup(Struct, frozen=True):
 class Match(Struct, frozen=True):
     """One condition. `key` names what is looked at, `value` what it must be, `differs` turns it around."""
 
-    key: str  # cgroup mark oif iif proto dport port-in net4-in net6-in local reply dnat new syn
+    key: str  # cgroup mark listener anybody oif iif proto dport port-in net4-in net6-in local reply dnat new syn
     value: int | str | Cgroup = 0
     differs: bool = False
 
     def __str__(self) -> str:
         no = "!= " if self.differs else ""
-        value = hex(self.value) if self.key == "mark" and isinstance(self.value, int) else self.value
+        value = hex(self.value) if self.key in ("mark", "listener") and isinstance(self.value, int) else self.value
         return {
             "cgroup": f"{value}",
             "mark": f"meta mark {no}{value}",
+            "listener": f"socket mark {value}",
+            "anybody": "socket mark & 0x0 == 0x0",
             "oif": f"oifname {no}{value}",
             "iif": f"iifname {no}{value}",
             "proto": f"meta l4proto {value}",
@@ -103,7 +105,9 @@ class Ruleset(Struct, frozen=True):
         return "\n".join([*lines, "}"])
 
 
-TCP, UDP = Match("proto", "tcp"), Match("proto", "udp")
+TCP, UDP, SYN = Match("proto", "tcp"), Match("proto", "udp"), Match("syn")
+# Somebody listens: not matched by a connection that is half open or in TIME_WAIT, which belongs to no cgroup and has no mark.
+ANYBODY = Match("anybody")
 LO_OUT, LO_IN = Match("oif", "lo"), Match("iif", "lo")
 # In every namespace that we capture: both rulesets add one of their own at the input.
 _CHAINS = (
@@ -119,15 +123,22 @@ def ours(cgroup: Cgroup | None, marks: Marks) -> Match:
     return Match("cgroup", cgroup) if cgroup else Match("mark", marks.bypass)
 
 
+def our_door(cgroup: Cgroup | None, marks: Marks) -> Match:
+    """Who listens is us: another program may hold a door's port, since before we started or while we do not run."""
+    return Match("cgroup", cgroup) if cgroup else Match("listener", marks.bypass)
+
+
 def workload_ruleset(
     ports: Ports, marks: Marks, cgroup: Cgroup | None, exclusions: Exclusions, ranges: tuple[str, ...], dns: bool
 ) -> Ruleset:
     """What is put in a workload's own network namespace."""
     us = ours(cgroup, marks)
     local_mark = Match("mark", marks.local)
+    to_door = (TCP, Match("port-in", "doors"), SYN)
     sets = (
         Set("out_ports", "port", tuple(map(str, exclusions.outbound_ports))),
         Set("in_ports", "port", tuple(map(str, exclusions.inbound_ports))),
+        Set("doors", "port", tuple(map(str, (ports.outbound, ports.inbound, ports.tunnel, ports.dns)))),
         *_networks("out_nets", exclusions.outbound_cidrs),
         *_networks("only_nets", exclusions.outbound_only_cidrs),
         *_networks("range", ranges),
@@ -154,7 +165,8 @@ def workload_ruleset(
     rules += [
         Rule("in", (LO_IN,), "accept"),
         Rule("in", (TCP, Match("port-in", "in_ports")), "accept"),
-        # Ports of our own too, also the one that is reserved: who reaches a door in plain is refused by it.
+        # Tunnels come to a door that is dialled itself. The ports of the others are redirected too, and refused there.
+        Rule("in", (TCP, Match("dport", ports.tunnel)), "accept"),
         Rule("in", (TCP, Match("local")), "redirect", ports.inbound),
         # What reached the end of output without being redirected, though it should have been: a foreign rule was first.
         Rule("guard", (LO_OUT,), "accept"),
@@ -170,9 +182,14 @@ def workload_ruleset(
         rules.append(Rule("guard", (TCP,), "reject"))
     rules += [
         # The same the other way: a connection is translated once, and a foreign redirect that was first led it past our door.
+        # Whoever else listens at a door's port gets nothing of what is redirected there, nor anything from outside.
+        Rule("guard_in", (*to_door, our_door(cgroup, marks)), "accept"),
+        Rule("guard_in", (*to_door, Match("dnat"), ANYBODY), "reject"),
         Rule("guard_in", (LO_IN,), "accept"),
         Rule("guard_in", (TCP, Match("port-in", "in_ports")), "accept"),
-        Rule("guard_in", (TCP, Match("syn"), Match("dport", ports.inbound, True)), "reject"),
+        Rule("guard_in", (*to_door, ANYBODY), "reject"),
+        Rule("guard_in", to_door, "accept"),
+        Rule("guard_in", (TCP, SYN), "reject"),
     ]
     chains = (*_CHAINS, Chain("guard_in", "filter", "input", 0))
     return Ruleset(chains, sets, tuple(rules))
@@ -211,6 +228,11 @@ def host_ruleset(marks: Marks, cgroup: Cgroup, units: tuple[Unit, ...], ranges: 
     input_: list[Rule] = [
         Rule("input", (proto, Match("port-in", "doors"), Match("new"), Match("dnat", differs=True)), "reject" if proto is TCP else "drop")
         for proto in (TCP, UDP)
+    ]
+    input_ += [
+        Rule("input", (TCP, Match("port-in", "doors"), Match("new"), us), "accept"),
+        # Whoever else listens where we redirect to gets nothing of it.
+        Rule("input", (TCP, Match("port-in", "doors"), Match("new"), ANYBODY), "reject"),
     ]
     for number, unit in enumerate(units):
         exclusions = unit.exclusions

@@ -12,10 +12,10 @@ from collections.abc import Awaitable, Callable
 
 import trio
 
-from nodeproxy.context import Conn, Route
+from nodeproxy.context import Conn, Pick, Route
 from nodeproxy.detect import Detected, detect
 from nodeproxy.errors import Refused
-from nodeproxy.http.exchange import serve_http
+from nodeproxy.http.rooms import serve_http
 from nodeproxy.stream import Peeked, abort
 from nodeproxy.tcp import open_upstream, serve_tcp
 from nodeproxy.upstream.connect import shown_to
@@ -23,27 +23,36 @@ from policy.model import Protocol
 
 Room = Callable[[Conn, Route], Awaitable[None]]
 
-# A protocol that is not here, or not spoken yet (h2), is opaque: it needs a rule that admits TCP to the port.
-ROOMS: dict[str, Room] = {"http": serve_http}
+# A protocol that is not here is opaque: it needs a rule that admits TCP to the port. One room speaks both versions of HTTP.
+ROOMS: dict[str, Room] = {"http": serve_http, "grpc": serve_http, "h2": serve_http}
+
+_SHOWN = {"http": "http", "h2": "http", "grpc": "http", "tls": "tls"}  # in records
 
 _HEAR_OUT = 0.5  # seconds that a caller whose server is dead has for its first bytes
 
 
-async def serve(conn: Conn, route: Route, protocol: Protocol) -> None:
-    """Find the room and stay in it until the connection ends. Raises Refused."""
-    if protocol:
+async def serve(conn: Conn, route: Route, protocol: Protocol, opened: tuple[Peeked, Pick] | None = None) -> None:
+    """Find the room and stay in it until the connection ends. `opened`: the server has been dialled already. Raises Refused."""
+    if protocol and opened is None:
         await _enter(conn, route, protocol)
         return
-    try:
-        first = route.pick(None)
-    except Refused:
-        first = None  # an opaque stream is not admitted: only the client's bytes can tell what this is
+    if protocol and opened is not None:  # opaque, or it would not have been dialled
+        conn.report.record.protocol = "tcp"
+        await serve_tcp(conn, route, *opened)
+        return
+    first: Pick | None = None
+    if opened is None:
+        # An opaque stream may not be admitted: then only the client's bytes can tell what this is.
+        with contextlib.suppress(Refused):
+            first = route.pick(None)
+    else:
+        first = opened[1]
     if first is None:
         detected: Detected = await _client_speaks(conn)
     else:
         conn.moves(first, None)
         try:
-            upstream, first = await open_upstream(conn, route, first)
+            upstream, first = opened or await open_upstream(conn, route, first)
         except Refused:
             # Nobody answers. A caller that speaks HTTP can be told so in its own words; others see a reset.
             detected = "tcp"
@@ -61,12 +70,14 @@ async def serve(conn: Conn, route: Route, protocol: Protocol) -> None:
             return
         conn.rests()
         # Most HTTP servers wait for a request: the connection is used for the first one.
-        conn.context.pool.give(shown_to(conn, first.endpoint), conn.workload.key, first.endpoint, upstream.stream)
+        keeper = conn.context.shared if detected == "h2" else conn.context.pool
+        assert keeper is not None, "the proxy runs"
+        keeper.give(shown_to(conn, first.endpoint), conn.workload.key, first.endpoint, upstream.stream)
     await _enter(conn, route, detected)
 
 
 async def _enter(conn: Conn, route: Route, protocol: str) -> None:
-    conn.report.record.protocol = protocol if protocol in ROOMS else "tcp"
+    conn.report.record.protocol = _SHOWN.get(protocol, "tcp")
     await ROOMS.get(protocol, serve_tcp)(conn, route)
 
 

@@ -13,13 +13,18 @@ from trio.abc import HalfCloseableStream
 _RESET = struct.pack("ii", 1, 0)  # struct linger: on, 0 seconds
 
 
-class Stream(Protocol):
-    """What rooms need of anything with bytes: the methods of trio's HalfCloseableStream."""
+class WholeStream(Protocol):
+    """Anything with bytes whose directions end together (TLS): the methods of trio's Stream."""
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray: ...
     async def send_all(self, data: bytes | bytearray | memoryview) -> None: ...
-    async def send_eof(self) -> None: ...
     async def aclose(self) -> None: ...
+
+
+class Stream(WholeStream, Protocol):
+    """What rooms need of anything with bytes: the methods of trio's HalfCloseableStream."""
+
+    async def send_eof(self) -> None: ...
 
 
 class Peeked(HalfCloseableStream):

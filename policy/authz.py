@@ -10,6 +10,7 @@ from policy.model import Grant, HttpMatch, Identity, Request, Verdict
 
 DENIALS = {
     "no-identity": "the caller proved no identity",
+    "revoked": "the caller's identity is revoked",
     "no-rule": "no TrafficTarget lets this source reach this destination",
     "no-http-match": "no route of the TrafficTargets between these two fits this request",
     "port-not-allowed": "the TrafficTargets between these two do not list this port",
@@ -20,6 +21,7 @@ DENIALS = {
 _DENIED = {reason: Verdict(False, "", reason) for reason in DENIALS}
 PERMISSIVE = Verdict(True, "permissive mode")
 NO_IDENTITY = _DENIED["no-identity"]
+REVOKED = _DENIED["revoked"]
 
 
 def denied(reason: str) -> Verdict:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
+from policy import way
 from policy.authz import DENIALS
 from policy.match import Matcher, header_fits, path_fits
 from policy.model import Endpoint, Grant, HttpMatch, Identity, Request, Service, Workload
@@ -21,14 +22,35 @@ class Explanation(Struct, frozen=True):
     nearest: str = ""
     lacked: str = ""
     steps: tuple[str, ...] = ()
-    choices: tuple[Explanation, ...] = ()  # one for each kind of endpoint that could be chosen, when they differ
+    choices: tuple[Explanation, ...] = ()  # one for each kind of endpoint and node that could be chosen, when they differ
     endpoint: str = ""
+    node: str = ""  # that the endpoint is on, where a manifest says it
+    mtls: str = ""  # the mode of its namespace
+    way: str = ""  # "direct", "tunnel" or "plain"
+    revoked: tuple[str, ...] = ()  # "node till-3 is revoked": of the caller's and the destination's nodes and identities
+    side: str = ""  # for a denial: the node that refuses
 
 
 def explain(
     snapshot: Snapshot, who: Workload, whom: Service | Workload, port: int, request: Request | None = None, udp: bool = False
 ) -> Explanation:
     """What would happen if `who` called `port` of `whom`. `port` is the service's port, or the workload's own."""
+    return _sided(_explain(snapshot, who, whom, port, request, udp), way.side(way.home(snapshot, who), "the caller's"))
+
+
+def _sided(found: Explanation, callers: str) -> Explanation:
+    """What nobody else refuses, the caller's node does: it asks the same rules first."""
+    if found.choices:
+        choices = tuple(_sided(choice, callers) for choice in found.choices)
+        worst = next((choice for choice in choices if not choice.allowed), choices[0])
+        return structs.replace(found, choices=choices, side=worst.side, steps=worst.steps)
+    if found.allowed:
+        return found
+    side = found.side or callers
+    return structs.replace(found, side=side, steps=(*found.steps, f"refused by {side}"))
+
+
+def _explain(snapshot: Snapshot, who: Workload, whom: Service | Workload, port: int, request: Request | None, udp: bool) -> Explanation:
     steps = [f"{who.key} is identity {who.identity}"]
     if isinstance(whom, Workload):
         endpoint = Endpoint(whom.addresses[0] if whom.addresses else "", port, whom.key)
@@ -49,19 +71,19 @@ def explain(
             continue
         if not ports[0].endpoints:
             found.append(_no(steps, "no-endpoint", f"service {service.key} has no endpoint for port {port}"))
-        by_identity: dict[str, Endpoint] = {}
+        alike: dict[str, Endpoint] = {}
         for endpoint in ports[0].endpoints:
             workload = snapshot.workload(endpoint.workload)
-            by_identity.setdefault(str(workload.identity) if workload else f"?{endpoint}", endpoint)
-        for endpoint in by_identity.values():
-            way = [*steps, f"service {service.key} port {port} -> endpoint {endpoint}"]
-            found.append(_to_workload(snapshot, who, snapshot.workload(endpoint.workload), endpoint, request, udp, way))
+            alike.setdefault(f"{workload.identity} {way.home(snapshot, workload)}" if workload else f"?{endpoint}", endpoint)
+        for endpoint in alike.values():
+            so_far = [*steps, f"service {service.key} port {port} -> endpoint {endpoint}"]
+            found.append(_to_workload(snapshot, who, snapshot.workload(endpoint.workload), endpoint, request, udp, so_far))
     if not found:
         return _no(steps, "no-endpoint", f"no backend of {whom.key} can take this")
-    if len({(e.allowed, e.rule, e.reason) for e in found}) == 1:
+    if len({(e.allowed, e.rule, e.reason, e.node, e.way) for e in found}) == 1:
         return found[0]
     worst = next((e for e in found if not e.allowed), found[0])
-    return Explanation(worst.allowed, worst.rule, worst.reason, worst.nearest, worst.lacked, worst.steps, tuple(found), worst.endpoint)
+    return structs.replace(worst, choices=tuple(found))
 
 
 def _split(snapshot: Snapshot, whom: Service, request: Request | None, steps: list[str]) -> tuple[list[Service], Explanation | None]:
@@ -93,12 +115,23 @@ def _to_workload(
     steps = [*steps, f"{whom.key} is identity {whom.identity}"]
     if udp:
         verdict = snapshot.authorize_udp(who.identity, whom, endpoint.port)
+        found = Explanation(verdict.allowed, verdict.rule, verdict.reason, endpoint=str(endpoint))
     else:
         verdict = snapshot.authorize(who.identity, whom, endpoint.port, request)
-    if verdict.allowed:
-        return Explanation(True, verdict.rule, steps=tuple(steps), endpoint=str(endpoint))
-    nearest, lacked = _nearest(snapshot, who.identity, whom.identity, endpoint.port, request, udp)
-    return Explanation(False, "", verdict.reason, nearest, lacked, tuple(steps), (), str(endpoint))
+        over = way.find(snapshot, who, whom, endpoint.address, endpoint.port)
+        steps += [over.words, *over.revoked]
+        found = Explanation(verdict.allowed, verdict.rule, verdict.reason, endpoint=str(endpoint))
+        found = structs.replace(found, node=over.node, mtls=over.mtls, way=over.kind, revoked=over.revoked)
+        if verdict.allowed and over.reason:
+            found = structs.replace(found, allowed=False, rule="", reason=over.reason, lacked=over.lacked, side=over.side)
+        elif over.kind == "direct":
+            found = structs.replace(found, side="" if verdict.allowed else over.side)
+    if not verdict.allowed:
+        nearest, lacked = _nearest(snapshot, who.identity, whom.identity, endpoint.port, request, udp)
+        if verdict.reason == "revoked":
+            nearest, lacked = "", snapshot.refuses(who.identity, "")
+        found = structs.replace(found, nearest=nearest, lacked=lacked)
+    return structs.replace(found, steps=tuple(steps))
 
 
 def _no(steps: list[str], reason: str, lacked: str, endpoint: Endpoint | None = None) -> Explanation:

@@ -98,6 +98,7 @@ class Workload(Struct, frozen=True):
     exclusions: Exclusions = Exclusions()
     probes: tuple[Probe, ...] = ()
     enrolled: bool = True
+    tunnel_port: int = 0  # its own tunnel door; 0 = the usual one of its address
 
     @property
     def key(self) -> str:
@@ -177,6 +178,11 @@ class Grant(Struct, frozen=True):
     http: tuple[HttpMatch, ...] | None = None
 
 
+# What a workload is called over. "strict": from elsewhere only mTLS. "permissive": also plain text from sources that an
+# AccessControl names. "disabled": as permissive, and other nodes call it in plain.
+Mtls = Literal["strict", "permissive", "disabled"]
+
+
 class Mesh(Struct, frozen=True):
     """What holds for the whole mesh (OSM MeshConfig)."""
 
@@ -184,6 +190,54 @@ class Mesh(Struct, frozen=True):
     egress: bool = True
     trust_domain: str = "cluster.local"
     cluster_domain: str = "cluster.local"
+    mtls: Mtls = "strict"
+
+
+class Node(Struct, frozen=True, order=True):
+    """A node of the mesh and how others reach it. No `addresses`: its workloads are dialled one by one, at their own tunnel doors."""
+
+    name: str
+    addresses: tuple[str, ...] = ()
+    tunnel_port: int = 15008
+    metered: bool = False  # the link to it costs by the byte: long keepalive intervals
+
+    def spiffe(self, trust_domain: str) -> str:
+        return f"spiffe://{trust_domain}/node/{self.name}"
+
+
+class Hop(Struct, frozen=True):
+    """Where a tunnel to a workload of another node is opened, and who must prove to be there."""
+
+    address: str
+    port: int
+    spiffe: str  # the only identity that is accepted there
+    node: str = ""  # not "": the door of this node, which serves all of its workloads
+    metered: bool = False
+
+    def __str__(self) -> str:
+        return f"[{self.address}]:{self.port}" if ":" in self.address else f"{self.address}:{self.port}"
+
+
+class Revoked(Struct, frozen=True):
+    """Who is refused whatever certificate he holds, until this is lifted."""
+
+    nodes: tuple[str, ...] = ()
+    identities: tuple[Identity, ...] = ()
+    serials: tuple[str, ...] = ()  # canonical_serial
+
+
+def canonical_serial(serial: str) -> str:
+    """A certificate's serial number in the one form that we compare: openssl writes 0A:1B, others 0a1b or a1b."""
+    return serial.replace(":", "").lower().lstrip("0")
+
+
+class PlainGrant(Struct, frozen=True):
+    """One AccessControl for one workload: plain text from these networks may reach these ports of it."""
+
+    rule: str  # "AccessControl shop/scanner"
+    destination: str  # key of the workload
+    ports: tuple[int, ...]
+    networks: tuple[str, ...]  # CIDRs
 
 
 class Request:

@@ -10,6 +10,7 @@ from msgspec import Struct
 
 from policy.model import Problem, Severity, Where
 from policy.shapes import (
+    AccessControl,
     Deployment,
     EndpointSlice,
     HTTPRouteGroup,
@@ -19,6 +20,7 @@ from policy.shapes import (
     PodSpec,
     PodStatus,
     PortRoute,
+    Revocation,
     ServiceSpec,
     TrafficSplit,
     TrafficTarget,
@@ -54,6 +56,7 @@ class Kind(Struct, frozen=True):
     whole: bool = False  # the fields stand at the top of the object, not under spec
     status: type[Struct] | None = None
     strict: bool = True
+    also: tuple[str, ...] = ()  # groups of later projects that have the kind too, with the same versions
 
 
 KINDS: dict[str, Kind] = {
@@ -64,12 +67,14 @@ KINDS: dict[str, Kind] = {
     "EndpointSlice": Kind("discovery.k8s.io", ("v1",), EndpointSlice, whole=True, strict=False),
     "Deployment": Kind("apps", ("v1",), Deployment, strict=False),
     "Workload": Kind("edgemesh.io", ("v1alpha1",), WorkloadSpec),
+    "Revocation": Kind("edgemesh.io", ("v1alpha1",), Revocation, namespaced=False),
     "TrafficTarget": Kind("access.smi-spec.io", ("v1alpha2", "v1alpha3"), TrafficTarget),
     "HTTPRouteGroup": Kind("specs.smi-spec.io", ("v1alpha3", "v1alpha4"), HTTPRouteGroup),
     "TCPRoute": Kind("specs.smi-spec.io", ("v1alpha3", "v1alpha4"), PortRoute),
     "UDPRoute": Kind("specs.smi-spec.io", ("v1alpha3", "v1alpha4"), PortRoute),
     "TrafficSplit": Kind("split.smi-spec.io", ("v1alpha2", "v1alpha3", "v1alpha4"), TrafficSplit),
     "MeshConfig": Kind("config.openservicemesh.io", ("v1alpha2",), MeshConfig),
+    "AccessControl": Kind("policy.openservicemesh.io", ("v1alpha1",), AccessControl, also=("policy.flomesh.io",)),
 }
 # Read by agent/config.py; policy has nothing to say about it.
 ELSEWHERE = frozenset(("edgemesh.io/NodeConfig",))
@@ -167,7 +172,7 @@ def decode(raw: RawObject) -> Resource[Any] | Unread | Problem | None:
     if f"{group}/{kind_name}" in ELSEWHERE:
         return None
     kind = KINDS.get(kind_name)
-    if kind is None or kind.group != group:
+    if kind is None or group not in (kind.group, *kind.also):
         return Unread(group, kind_name, raw.where)
     name = _name(data)
     title = f"{kind_name} {name}"
@@ -236,6 +241,8 @@ def _invalid(wrong: Any, error: msgspec.ValidationError, prefix: str) -> Problem
     else:
         if message.endswith("of length >= 1") and "array" in message:
             hint = "name at least one, or leave it out"
+        elif message in ("Expected `str`, got `int`", "Expected `str`, got `float`"):
+            hint = "write it in quotes"
         message = f"{full[2:]}: {message}"
     problem: Problem = wrong(full, message, hint)
     return problem

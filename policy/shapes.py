@@ -134,6 +134,34 @@ class MeshConfig(_Strict, frozen=True):
     plugin_chains: Any = None
 
 
+# OSM policy.openservicemesh.io/v1alpha1, and fsm's policy.flomesh.io/v1alpha1
+
+
+class AccessPort(_Strict, frozen=True):
+    number: Port
+    protocol: str = ""
+
+
+class AccessBackend(_Strict, frozen=True):
+    name: Annotated[str, Meta(min_length=1)]
+    port: AccessPort
+    tls: Any = None
+
+
+class AccessSource(_Strict, frozen=True):
+    kind: str
+    name: Annotated[str, Meta(min_length=1)]
+    namespace: str = ""
+
+
+class AccessControl(_Strict, frozen=True):
+    """`matches` was never given a meaning by OSM."""
+
+    backends: tuple[AccessBackend, ...] = ()
+    sources: tuple[AccessSource, ...] = ()
+    matches: tuple[Any, ...] | None = None
+
+
 # edgemesh.io/v1alpha1
 
 
@@ -152,6 +180,24 @@ class WorkloadSpec(_Strict, frozen=True):
     netns: str = ""
     systemd_unit: str = ""
     template: str = ""  # a Deployment of the same namespace: labels, service account, ports and probes of its pods
+    tunnel_port: Port | None = None  # its own tunnel door, where other nodes reach it; without: the usual one of its address
+
+
+RevokedNode = Annotated[str, Meta(min_length=1)]
+RevokedSerial = Annotated[str, Meta(pattern="^[0-9A-Fa-f:]*[0-9A-Fa-f]\\Z")]
+
+
+class RevokedIdentity(_Strict, frozen=True):
+    namespace: Annotated[str, Meta(min_length=1)]
+    service_account: Annotated[str, Meta(min_length=1)]
+
+
+class Revocation(_Strict, frozen=True):
+    """Who is refused from now on. All Revocations add up; what none of them names any more is trusted again."""
+
+    nodes: tuple[RevokedNode, ...] = ()
+    identities: tuple[RevokedIdentity, ...] = ()
+    serials: tuple[RevokedSerial, ...] = ()
 
 
 # Kubernetes

@@ -12,9 +12,28 @@ from typing import Literal
 
 from msgspec import Struct
 
-from policy.authz import NO_IDENTITY, PERMISSIVE, Authority, denied
+from policy.authz import NO_IDENTITY, PERMISSIVE, REVOKED, Authority, denied
 from policy.match import Matcher
-from policy.model import Backend, Endpoint, Grant, Identity, Mesh, Protocol, Request, Service, ServicePort, Verdict, Workload
+from policy.model import (
+    Backend,
+    Endpoint,
+    Grant,
+    Hop,
+    Identity,
+    Mesh,
+    Mtls,
+    Node,
+    PlainGrant,
+    Protocol,
+    Request,
+    Revoked,
+    Service,
+    ServicePort,
+    Verdict,
+    Workload,
+    canonical_serial,
+)
+from policy.networks import Networks
 
 
 class Destination(Struct, frozen=True):
@@ -33,6 +52,7 @@ class Destination(Struct, frozen=True):
 
 
 _EXTERNAL = Destination("external")
+TUNNEL_PORT = 15008  # where a workload's own tunnel door is, unless it says otherwise (HBONE)
 
 
 class Snapshot(Struct, frozen=True, dict=True):
@@ -42,6 +62,10 @@ class Snapshot(Struct, frozen=True, dict=True):
     services: tuple[Service, ...] = ()
     grants: tuple[Grant, ...] = ()
     addresses: dict[str, tuple[str, ...]] = {}  # by service key: what was allotted from our ranges, to be kept
+    nodes: tuple[Node, ...] = ()
+    modes: dict[str, Mtls] = {}  # by namespace, where it says one itself
+    revoked: Revoked = Revoked()
+    plain: tuple[PlainGrant, ...] = ()
 
     # indexes
 
@@ -102,6 +126,31 @@ class Snapshot(Struct, frozen=True, dict=True):
     def _split_matchers(self) -> Mapping[str, Matcher]:
         return {s.key: Matcher(s.split.matches) for s in self.services if s.split is not None and s.split.matches is not None}
 
+    @cached_property
+    def _nodes(self) -> Mapping[str, Node]:
+        return {node.name: node for node in self.nodes}
+
+    @cached_property
+    def _revoked_nodes(self) -> frozenset[str]:
+        return frozenset(self.revoked.nodes)
+
+    @cached_property
+    def _revoked_identities(self) -> frozenset[Identity]:
+        return frozenset(self.revoked.identities)
+
+    @cached_property
+    def _revoked_serials(self) -> frozenset[str]:
+        return frozenset(map(canonical_serial, self.revoked.serials))
+
+    @cached_property
+    def _plain(self) -> Mapping[tuple[str, int], Networks]:
+        """By workload and port: who may call it in plain text."""
+        found: dict[tuple[str, int], list[tuple[str, str]]] = {}
+        for grant in self.plain:
+            for port in grant.ports:
+                found.setdefault((grant.destination, port), []).extend((network, grant.rule) for network in grant.networks)
+        return {key: Networks(rules) for key, rules in found.items()}
+
     def warm(self) -> Snapshot:
         """Make every index now, so that no request has to wait for it. Answers itself."""
         for name, value in vars(type(self)).items():
@@ -123,6 +172,10 @@ class Snapshot(Struct, frozen=True, dict=True):
         if len(found) < 2:
             return found[0] if found else None
         return next((workload for workload in found if port in workload.ports), None)
+
+    def workloads_at(self, address: str) -> tuple[Workload, ...]:
+        """Everybody with this address: systemd units share their node's."""
+        return self._by_address.get(address, ())
 
     def has_address(self, address: str) -> bool:
         """Is this the address of a workload or a Service of the mesh?"""
@@ -175,10 +228,49 @@ class Snapshot(Struct, frozen=True, dict=True):
             return None
         return split.backends
 
+    def mtls(self, namespace: str) -> Mtls:
+        """What workloads of a namespace are called over: what it says itself, else what the mesh says."""
+        return self.modes.get(namespace, self.mesh.mtls)
+
+    def hop(self, workload: Workload, address: str) -> Hop | None:
+        """Where the tunnel to a workload of another node is opened; None: no tunnel, it is dialled at `address` itself.
+
+        A node that says where it is reached has one door for all of its workloads; otherwise each is dialled at its own.
+        """
+        if self.mtls(workload.namespace) == "disabled":
+            return None
+        domain = self.mesh.trust_domain
+        node = self._nodes.get(workload.node)
+        if node is not None and node.addresses:
+            like = ":" in address
+            at = next((one for one in node.addresses if (":" in one) == like), node.addresses[0])
+            return Hop(at, node.tunnel_port, node.spiffe(domain), node.name, node.metered)
+        metered = node is not None and node.metered
+        return Hop(address, workload.tunnel_port or TUNNEL_PORT, workload.identity.spiffe(domain), "", metered)
+
+    def refuses(self, identity: Identity | None, node: str, serial: str = "") -> str:
+        """Why whoever holds such a certificate is refused ("node till-3 is revoked"); "" when he is not. "" for what it does not say."""
+        if node and node in self._revoked_nodes:
+            return f"node {node} is revoked"
+        if identity is not None and identity in self._revoked_identities:
+            return f"identity {identity} is revoked"
+        if serial and canonical_serial(serial) in self._revoked_serials:
+            return f"certificate {canonical_serial(serial)} is revoked"
+        return ""
+
+    def plain_rule(self, address: str, workload: Workload, port: int) -> str:
+        """The AccessControl that lets plain text from `address` reach this port; "" for none, and always in strict mode."""
+        if self.mtls(workload.namespace) == "strict":
+            return ""
+        networks = self._plain.get((workload.key, port))
+        return "" if networks is None else networks.rule(address)
+
     def authorize(self, source: Identity | None, destination: Workload, port: int, request: Request | None = None) -> Verdict:
         """May `source` send this to `port` of `destination`? `request` None: an opaque stream. `source` None: nobody that we know."""
         if source is None:
             return NO_IDENTITY
+        if source in self._revoked_identities:
+            return REVOKED
         if self.mesh.permissive:
             return PERMISSIVE
         pair = self._authority.pair(destination.identity, source)
@@ -188,6 +280,8 @@ class Snapshot(Struct, frozen=True, dict=True):
         """The same for datagrams (UDPRoute)."""
         if source is None:
             return NO_IDENTITY
+        if source in self._revoked_identities:
+            return REVOKED
         if self.mesh.permissive:
             return PERMISSIVE
         pair = self._authority.pair(destination.identity, source)

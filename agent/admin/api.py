@@ -10,8 +10,11 @@ import trio
 
 from agent import explain, status
 from agent.httpd import Ask, Handler, Reply, failure, json_reply
+from agent.identity import concerns
 from agent.metrics import CONTENT_TYPE
+from agent.refusals import MOST
 from agent.status import Daemon
+from policy.model import Revoked
 from policy.snapshot import Snapshot
 
 View = Callable[[Daemon, Ask], Awaitable[Reply]]
@@ -62,6 +65,24 @@ async def explain_page(daemon: Daemon, ask: Ask) -> Reply:
         return failure(404, str(unclear), unclear.hint)
 
 
+async def refusals(daemon: Daemon, ask: Ask) -> Reply:
+    """What this node remembers of one refusal."""
+    request_id = ask.get("id")
+    found = daemon.refusals.find(request_id)
+    if found:
+        return json_reply(found)
+    hint = f"node {daemon.config.node} remembers the last {MOST}; ask the other nodes that the request passed"
+    return failure(404, f"no refusal with the id {request_id[:64]!r} here", hint)
+
+
+async def certs(daemon: Daemon, _: Ask) -> Reply:
+    """Certificates and roots that this node holds, and who is revoked."""
+    snapshot = _snapshot(daemon)
+    revoked = snapshot.revoked if snapshot else Revoked()
+    names = {"nodes": revoked.nodes, "identities": tuple(map(str, revoked.identities)), "serials": revoked.serials}
+    return json_reply({**concerns.document(daemon.keeper), "revoked": names})
+
+
 async def metrics(daemon: Daemon, _: Ask) -> Reply:
     return Reply(daemon.metrics.text(), content_type=CONTENT_TYPE)
 
@@ -74,6 +95,8 @@ VIEWS: dict[str, View] = {
     "/problems": problems,
     "/snapshot": snapshot_page,
     "/explain": explain_page,
+    "/refusals": refusals,
+    "/certs": certs,
     "/metrics": metrics,
 }
 

@@ -19,7 +19,7 @@ def run(arguments: Namespace) -> int:
         return USAGE
     from agent import app
 
-    return app.run(Path(arguments.config).resolve(), overrides)
+    return app.run(Path(arguments.config).resolve(), overrides, arguments.authority)
 
 
 def given(arguments: Namespace, variables: Environment) -> dict[str, Any]:
@@ -45,4 +45,4 @@ def cleanup(_: Namespace) -> int:
 def demo(arguments: Namespace) -> int:
     from agent.demo import walk
 
-    return walk.main(arguments.step, arguments.hold, arguments.app)
+    return walk.main(arguments.step, arguments.hold, arguments.app, arguments.nodes)

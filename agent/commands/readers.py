@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from agent.admin import client
-from agent.commands import NO, OK, UNREACHABLE, tables, terminal
+from agent.commands import NO, OK, UNREACHABLE, USAGE, tables, terminal
 from agent.config import SOCKET, environment
 
 Verb = Callable[[Namespace], int]
@@ -56,6 +56,14 @@ def connections(arguments: Namespace) -> int:
 @_saying
 def explain(arguments: Namespace) -> int:
     """1 when it is denied."""
+    if arguments.request:
+        _show(arguments, _get(arguments, "/refusals", [("id", arguments.request)]), tables.refusals)
+        return NO
+    if not arguments.src or not arguments.dst:
+        terminal.complain(
+            "explain needs SRC and DST, or --request ID", "the id is in the answer's x-edgemesh-request, and in the access log"
+        )
+        return USAGE
     from agent.explain import Question, Unclear, answer, query
 
     question = Question(

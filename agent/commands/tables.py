@@ -220,6 +220,18 @@ def _why(found: Document) -> Iterable[Any]:
         yield _fact("way", "\n".join(found["steps"]))
 
 
+def refusals(document: list[Document]) -> Iterable[Any]:
+    for item in document:
+        what = " ".join(filter(None, (item["method"], item["path"]))) or item["protocol"] or item["kind"]
+        yield Text.assemble(("refused", "bold red"), f" by {item['refused_by']} (node {item['node']}): {what}")
+        yield _fact("when", item["time"])
+        yield _fact("caller", " ".join(filter(None, (item["source"] or "no identity proved", f"from {item['source_address']}"))))
+        yield _fact("called", " -> ".join(filter(None, (item["dialled"], item["endpoint"], item["destination"]))))
+        yield _fact("why", ": ".join(filter(None, (item["flag"], item["detail"]))))
+        if item["tls_peer"]:
+            yield _fact("peer", f"{item['tls_peer']}, {item['tls_version']} {item['tls_cipher']}")
+
+
 def duration(seconds: float) -> str:
     """In the two largest units: "3 h 12 min"."""
     if seconds < 10:

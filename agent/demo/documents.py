@@ -9,7 +9,7 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from agent.demo.plan import Host
+from agent.demo.plan import Host, Site
 
 if TYPE_CHECKING:
     from agent.demo.network import Network
@@ -23,8 +23,6 @@ MEMBERS: dict[str, tuple[str, str, dict[str, str]]] = {
     "bookwarehouse": ("bookwarehouse", "bookwarehouse", {"app": "bookwarehouse"}),
     "mysql": ("bookwarehouse", "mysql", {"app": "mysql"}),
 }
-
-NODE = "demo"
 
 
 def fixed(name: str) -> str:
@@ -44,14 +42,18 @@ def workload(host: Host, network: Network) -> str:
             "labels": labels,
             "addresses": [host.address4, *([host.address6] if network.ipv6 else [])],
             "netns": network.name(host.name),
+            **({"node": Site(host.site).node} if host.site else {}),
         },
     )
 
 
-def node_config(folder: Path, metrics: str) -> str:
-    """Settings that keep the demo's daemon apart from one that the box may already run. `metrics` is host:port."""
-    spec = {"node": NODE, "adminSocket": str(folder / "admin.sock"), "stateDir": str(folder / "state"), "metricsAddress": metrics}
-    return _document("edgemesh.io/v1alpha1", "NodeConfig", {"name": "default"}, spec)
+def node_config(site: Site, network: Network, folder: Path, metrics: str) -> str:
+    """Settings that keep a daemon of the demo apart from one that the box may already run. `metrics` is host:port."""
+    spec: dict[str, object] = {"adminSocket": str(folder / "admin.sock"), "stateDir": str(folder / "state"), "metricsAddress": metrics}
+    if not site.number:
+        return _document("edgemesh.io/v1alpha1", "NodeConfig", {"name": "default"}, {"node": site.node, **spec})
+    addresses = [site.link4, *([site.link6] if network.ipv6 else [])]
+    return _document("edgemesh.io/v1alpha1", "NodeConfig", {"name": site.node}, {**spec, "addresses": addresses})
 
 
 class Folder:

@@ -6,6 +6,9 @@
     |                   bridge in em-node                         |    10.71.0.1, fd71:656d::1: the gateway and the resolver
     +-------------------------------------------------------------+
 
+With two nodes there are two of these, em-node-1 and em-node-2, each with its own applications and the subnets 10.71.N.0/24 and
+fd71:656d:N::/64, and a link between them (10.71.0.1 -- 10.71.0.2), over which they forward; each node's daemon runs in its namespace.
+
 Nobody listens on the bridge's address. Applications are told that their resolver is there; in a workload of the mesh the daemon
 answers such questions itself, and in em-outsider, which is not in the mesh, they stay unanswered: that is what a stranger sees.
 Only this file touches pyroute2.
@@ -24,7 +27,8 @@ from pathlib import Path
 from pyroute2 import IPRoute, netns
 from pyroute2.netlink.exceptions import NetlinkError
 
-from agent.demo.plan import BITS4, BITS6, GATEWAY4, GATEWAY6, HOSTS, NSSWITCH, PREFIX, RESOLV_CONF, Host
+from agent.demo.plan import BITS4, BITS6, HOSTS, NSSWITCH, PREFIX, RESOLV_CONF, Host, Site
+from agent.kernel import netns as kernel
 
 IFA_F_NODAD = 0x02  # linux/if_addr.h: usable at once; nobody else is on this bridge to ask for duplicates
 RUN = Path("/run/netns")
@@ -37,8 +41,11 @@ class Network:
     Raises OSError or NetlinkError when the kernel does not let us (no CAP_NET_ADMIN, or no CAP_SYS_ADMIN for namespaces).
     """
 
-    def __init__(self, hosts: Iterable[Host] = HOSTS, prefix: str = PREFIX, configure_names: bool = True) -> None:
+    def __init__(
+        self, hosts: Iterable[Host] = HOSTS, prefix: str = PREFIX, configure_names: bool = True, sites: Iterable[Site] = (Site(),)
+    ) -> None:
         self.hosts = tuple(hosts)
+        self.sites = tuple(sites)
         self.prefix = prefix
         self.configure_names = configure_names  # False: /etc is not ours to write; the caller took care of resolv.conf
         self.ipv6 = Path("/proc/sys/net/ipv6").exists()
@@ -59,27 +66,62 @@ class Network:
     def name(self, host: str) -> str:
         return self.prefix + host
 
+    def link(self, up: bool) -> None:
+        """Take the link between the two nodes down, or put it up again."""
+        with _signals_held():
+            if up:
+                self._connect()
+                return
+            with IPRoute(netns=self.name(self.sites[0].name)) as ip:
+                (index,) = ip.link_lookup(ifname="link")
+                ip.link("set", index=index, state="down")
+
     def _make(self) -> None:
-        node = self.name("node")
-        self._namespace(node)
+        for site in self.sites:
+            self._namespace(self.name(site.name))
         for host in self.hosts:
             self._namespace(self.name(host.name))
-        with IPRoute(netns=node) as ip:
-            ip.link("set", index=1, state="up")
-            bridge = _link(ip, "bridge0", kind="bridge")
-            self._addresses(ip, bridge, GATEWAY4, GATEWAY6)
-            for host in self.hosts:
-                port = _link(ip, f"port{host.number}", kind="veth", peer={"ifname": "eth0", "net_ns_fd": self.name(host.name)})
-                ip.link("set", index=port, master=bridge, state="up")
+        for site in self.sites:
+            self._node(site)
+        if len(self.sites) > 1:
+            first, second = (self.name(site.name) for site in self.sites)
+            with IPRoute(netns=first) as ip:
+                _link(ip, "link", kind="veth", peer={"ifname": "link", "net_ns_fd": second})
+            self._connect()
+        gateways = {site.number: site for site in self.sites}
         for host in self.hosts:
             with IPRoute(netns=self.name(host.name)) as ip:
                 ip.link("set", index=1, state="up")
                 (eth0,) = ip.link_lookup(ifname="eth0")
                 ip.link("set", index=eth0, state="up")
                 self._addresses(ip, eth0, host.address4, host.address6)
-                ip.route("add", dst="default", gateway=GATEWAY4)
+                ip.route("add", dst="default", gateway=gateways[host.site].gateway4)
                 if self.ipv6:
-                    ip.route("add", dst="default", gateway=GATEWAY6, family=10)
+                    ip.route("add", dst="default", gateway=gateways[host.site].gateway6, family=10)
+
+    def _node(self, site: Site) -> None:
+        """A bridge with the node's hosts."""
+        with IPRoute(netns=self.name(site.name)) as ip:
+            ip.link("set", index=1, state="up")
+            bridge = _link(ip, "bridge0", kind="bridge")
+            self._addresses(ip, bridge, site.gateway4, site.gateway6)
+            for host in self.hosts:
+                if host.site == site.number:
+                    port = _link(ip, f"port{host.number}", kind="veth", peer={"ifname": "eth0", "net_ns_fd": self.name(host.name)})
+                    ip.link("set", index=port, master=bridge, state="up")
+
+    def _connect(self) -> None:
+        """Addresses and routes at both ends of the link; the kernel takes some of them away with a link that goes down."""
+        for here, there in (self.sites, self.sites[::-1]):
+            with IPRoute(netns=self.name(here.name)) as ip:
+                (index,) = ip.link_lookup(ifname="link")
+                self._addresses(ip, index, here.link4, here.link6)
+                for subnet, gateway in zip(there.subnets, (there.link4, there.link6), strict=True):
+                    if self.ipv6 or ":" not in subnet:
+                        ip.route("replace", dst=subnet, gateway=gateway, family=10 if ":" in subnet else 2)
+            with kernel.Namespace(str(RUN / self.name(here.name))).entered():
+                for name in ("ipv4/ip_forward", *(["ipv6/conf/all/forwarding"] if self.ipv6 else [])):
+                    kernel.sysctl(name, "1")
 
     def _namespace(self, name: str) -> None:
         netns.create(name)
@@ -94,10 +136,10 @@ class Network:
 
     def _addresses(self, ip: IPRoute, index: int, address4: str, address6: str) -> None:
         ip.link("set", index=index, state="up")
-        ip.addr("add", index=index, address=address4, prefixlen=BITS4)
+        ip.addr("replace", index=index, address=address4, prefixlen=BITS4)
         if self.ipv6:
             try:
-                ip.addr("add", index=index, address=address6, prefixlen=BITS6, flags=IFA_F_NODAD)
+                ip.addr("replace", index=index, address=address6, prefixlen=BITS6, flags=IFA_F_NODAD)
             except NetlinkError:  # net.ipv6.conf.default.disable_ipv6 = 1
                 self.ipv6 = False
 

@@ -1,16 +1,58 @@
-"""The demo's address plan: which boxes there are, what they are called, and where they look names up."""
+"""The demo's address plan: which nodes and boxes there are, what they are called, and where they look names up."""
 
 from __future__ import annotations
 
 from msgspec import Struct
 
 PREFIX = "em-"
-GATEWAY4, BITS4 = "10.71.0.1", 24
-GATEWAY6, BITS6 = "fd71:656d::1", 64
+BITS4, BITS6 = 24, 64
+MOST_NODES = 2
 
+# Nobody listens there, with one node or with two.
+RESOLVER = "10.71.0.1"
 # `hosts: files dns`: nss-resolve and mDNS would ask the host over a Unix socket, which no network namespace separates.
 NSSWITCH = "hosts: files dns\n"
-RESOLV_CONF = f"nameserver {GATEWAY4}\noptions timeout:1 attempts:2\n"
+RESOLV_CONF = f"nameserver {RESOLVER}\noptions timeout:1 attempts:2\n"
+
+NAMES = ("bookbuyer", "bookthief", "bookstore-v1", "bookstore-v2", "bookwarehouse", "mysql", "outsider")
+# With two nodes: calls cross the link in both directions (bookstore-v2 restocks at node 2, bookbuyer buys there), and TCP does.
+ON_THE_SECOND = frozenset(("bookstore-v1", "bookwarehouse", "mysql"))
+
+
+class Site(Struct, frozen=True):
+    """One node: its namespace is PREFIX + name. `number` 0: the only one."""
+
+    number: int = 0
+
+    @property
+    def name(self) -> str:
+        return f"node-{self.number}" if self.number else "node"
+
+    @property
+    def node(self) -> str:
+        """What it is called in the mesh."""
+        return self.name if self.number else "demo"
+
+    @property
+    def gateway4(self) -> str:
+        return _address4(self.number, 1)
+
+    @property
+    def gateway6(self) -> str:
+        return _address6(self.number, 1)
+
+    @property
+    def subnets(self) -> tuple[str, str]:
+        return f"{_address4(self.number, 0)}/{BITS4}", f"{_address6(self.number, 0)}/{BITS6}"
+
+    # Its end of the link to the other node: the subnet that the bridge has when there is one node.
+    @property
+    def link4(self) -> str:
+        return _address4(0, self.number)
+
+    @property
+    def link6(self) -> str:
+        return _address6(0, self.number)
 
 
 class Host(Struct, frozen=True):
@@ -18,19 +60,31 @@ class Host(Struct, frozen=True):
 
     name: str
     number: int
+    site: int = 0
 
     @property
     def address4(self) -> str:
-        return f"10.71.0.{self.number}"
+        return _address4(self.site, self.number)
 
     @property
     def address6(self) -> str:
-        return f"fd71:656d::{self.number}"
+        return _address6(self.site, self.number)
 
 
-HOSTS = tuple(
-    Host(name, number)
-    for number, name in enumerate(
-        ("bookbuyer", "bookthief", "bookstore-v1", "bookstore-v2", "bookwarehouse", "mysql", "outsider"), start=11
-    )
-)
+def sites(nodes: int) -> tuple[Site, ...]:
+    return (Site(),) if nodes == 1 else tuple(Site(number) for number in range(1, nodes + 1))
+
+
+def hosts(nodes: int) -> tuple[Host, ...]:
+    return tuple(Host(name, number, 0 if nodes == 1 else 2 if name in ON_THE_SECOND else 1) for number, name in enumerate(NAMES, start=11))
+
+
+HOSTS = hosts(1)
+
+
+def _address4(site: int, number: int) -> str:
+    return f"10.71.{site}.{number}"
+
+
+def _address6(site: int, number: int) -> str:
+    return f"fd71:656d{f':{site}' if site else ''}::{number or ''}"

@@ -11,7 +11,11 @@ from agent.demo.surroundings import environment
 
 # Seconds from SIGTERM to SIGKILL. The daemon lets running connections end; the rest has nothing to lose, and a MariaDB that is
 # still starting does not hear SIGTERM at all.
-PATIENCE = {"edgemesh": 15.0}
+PATIENCE = {"edgemesh": 15.0, "edgemesh-node-1": 15.0, "edgemesh-node-2": 15.0}
+
+
+class StartFailed(Exception):  # noqa: N818 - reads as what happened
+    """Something of the demo did not come up; the message holds the end of its log."""
 
 
 class Processes:

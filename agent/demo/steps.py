@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 # rises: grows. frozen: does not, although its owner keeps trying. half: grows, with about half of all sales. absent: not deployed.
 Expectation = Literal["rises", "frozen", "half", "absent"]
@@ -54,3 +54,5 @@ STEPS = (
     Step("split: half and half", _V2 | {"split.yaml": "split-50-50.yaml"}, "rises", "frozen", "half", "half"),
     Step("split: everything to v2", _V2 | {"split.yaml": "split-0-100.yaml"}, "rises", "frozen", "frozen", "rises"),
 )
+# What only two nodes have, after the others: bookbuyer and bookstore-v1 are on different ones.
+OUTAGE = structs.replace(STEPS[6], title="the link between the nodes goes down, and up again")

@@ -19,7 +19,14 @@ import agent
 from agent.demo.plan import RESOLV_CONF
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-NEEDED = {"ip": "iproute2", "curl": "curl", "unshare": "util-linux", "setpriv": "util-linux", "mount": "mount"}  # program: Debian package
+NEEDED = {  # program: Debian package
+    "ip": "iproute2",
+    "curl": "curl",
+    "unshare": "util-linux",
+    "nsenter": "util-linux",
+    "setpriv": "util-linux",
+    "mount": "mount",
+}
 _INSIDE = "EDGEMESH_DEMO_INSIDE"  # set when we re-executed ourselves: a second time would not help
 _UID_MAP = Path("/proc/self/uid_map")
 _WHOLE_BOX = ["0", "0", "4294967295"]  # what it says outside any user namespace (user_namespaces(7))

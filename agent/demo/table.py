@@ -71,7 +71,7 @@ class Display:
 
 def table(number: int, step: Step, now: Sample, found: Mapping[str, Finding], footer: list[str]) -> RenderableType:
     """The step at hand: each counter, what it must do, what it did."""
-    title = f"step {number} of {len(STEPS)}: {step.title}"
+    title = f"step {number} of {max(number, len(STEPS))}: {step.title}"
     grid = Table(title=title, title_justify="left", caption="\n".join(footer), caption_justify="left")
     for heading in ("", "books", "its last call", "expected", "since the change"):
         grid.add_column(heading, justify="right" if heading == "books" else "left")

@@ -6,6 +6,7 @@ import contextlib
 import shutil
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 from rich.console import Console
@@ -14,12 +15,14 @@ from agent.admin import client
 from agent.demo import judge, surroundings, trials
 from agent.demo.judge import Finding, Sample
 from agent.demo.plan import PREFIX
-from agent.demo.steps import STEPS, Step
+from agent.demo.processes import StartFailed
+from agent.demo.steps import OUTAGE, STEPS, Step
 from agent.demo.table import Display, Result, summary
-from agent.demo.town import StartFailed, Town
+from agent.demo.town import Town
 
 SETTLE_SECONDS = 1.0  # from a written file to the first look at the counters
 STEP_SECONDS = 45.0  # what a step may take before its expectations have failed
+OUTAGE_SECONDS = 45.0  # until a link that went down, or came up, is noticed by calls
 FOLLOW_SECONDS = 10.0  # from a sale to its count in the database, with a dial or two in between
 FAILED = 1
 
@@ -44,6 +47,9 @@ class Tour:
                 result = self._step(number, STEPS[number - 1])
                 results.append(result)
                 self.display.finished(result)
+            if len(self.town.network.sites) > 1 and last == len(STEPS) and not hold:
+                results.append(self._outage(last + 1))
+                self.display.finished(results[-1])
             if hold:
                 self._hold(last)
         self.display.console.print(summary(results))
@@ -63,6 +69,35 @@ class Tour:
                     failures.append(f"curl {trial}: {wrong}")
             failures += self._warehouse_follows(base)
         return Result(number, step, time.monotonic() - began, found, len(tried), tuple(failures))
+
+    def _outage(self, number: int) -> Result:
+        """Calls that cross the link fail with an answer while it is down, and come again once it is up."""
+        began = time.monotonic()
+        self.town.apply(OUTAGE)
+        _, found, failures = self._watch(number, OUTAGE)
+        tries = 0
+        for up in (False, True):
+            if not failures:
+                self.town.network.link(up)
+                trial = trials.crossing(up)
+                tried, wrong = self._until(number, trial, found)
+                tries += tried
+                failures += [f"the link is {'up' if up else 'down'}: curl {trial}: {wrong}"] if wrong else []
+        if not failures:
+            _, found, failures = self._watch(number, OUTAGE)
+        return Result(number, OUTAGE, time.monotonic() - began, found, tries, tuple(failures))
+
+    def _until(self, number: int, trial: trials.Trial, found: Mapping[str, Finding]) -> tuple[int, str]:
+        """Try until it comes out as it must or time is up: how often, and what was wrong the last time."""
+        deadline = time.monotonic() + OUTAGE_SECONDS
+        tries = 0
+        while True:
+            self.display.show(number, OUTAGE, self.town.sample(), found, f"curl: {trial}")
+            tries += 1
+            wrong = trials.attempt(trial, self.town.network.name(trial.who))
+            if not wrong or time.monotonic() > deadline:
+                return tries, wrong
+            time.sleep(0.5)
 
     def _watch(self, number: int, step: Step) -> tuple[Sample, dict[str, Finding], list[str]]:
         """Look until every counter does what it must, or time is up. The base moves on while the change has not arrived yet."""
@@ -105,9 +140,9 @@ class Tour:
             self.display.show(number, step, self.town.sample(), {}, "the policy files have changed")
             time.sleep(0.1)
 
-    def _ready(self) -> bool:
+    def _ready(self, socket: Path) -> bool:
         try:
-            client.get(str(self.town.socket), "/ready")
+            client.get(str(socket), "/ready")
         except ConnectionError:
             return False
         return True
@@ -127,6 +162,7 @@ class Tour:
     def commands(self) -> list[str]:
         """What a person may type meanwhile."""
         edgemesh = _edgemesh()
+        sockets = [self.town.mesh.socket(site) for site in self.town.network.sites]
         disguise = "-A Go-http-client/1.1 -H 'client-app: bookbuyer'"
         netns = f"{'ip' if shutil.which('ip') else surroundings.find('ip')} netns exec {PREFIX}"
         commands = [
@@ -134,8 +170,8 @@ class Tour:
             f"{netns}bookthief curl -i {disguise} {trials.STORE}",
             f"{netns}bookbuyer curl -i {disguise} {trials.STORE}",
             f"{netns}outsider curl -i http://{self.hosts['bookstore-v1'].address4}:14001/",
-            f"{edgemesh} status --socket {self.town.socket}",
-            f"{edgemesh} explain --socket {self.town.socket} bookthief/bookthief bookstore/bookstore --path /buy-a-book/new",
+            *(f"{edgemesh} status --socket {socket}" for socket in sockets),
+            f"{edgemesh} explain --socket {sockets[0]} bookthief/bookthief bookstore/bookstore --path /buy-a-book/new",
             f"ls {self.town.config.path}   # edit a file: it takes effect at once",
         ]
         if self.enter:

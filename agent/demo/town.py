@@ -6,20 +6,21 @@ import contextlib
 import http.client
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from agent.demo import apps, documents
 from agent.demo.database import STAND_IN_NOTE, MariaDbServer, installed
 from agent.demo.judge import Sample
+from agent.demo.mesh import Mesh
 from agent.demo.network import Network
-from agent.demo.plan import PREFIX
-from agent.demo.processes import Processes
+from agent.demo.plan import PREFIX, Site, hosts, sites
+from agent.demo.processes import Processes, StartFailed
 from agent.demo.steps import Step
 from agent.demo.surroundings import self_command
 from agent.kernel import cgroup
 
-METRICS = "127.0.0.1:15021"  # not 15020: the box may run a mesh of its own
+METRICS = "127.0.0.1:15021"  # not 15020: the box may run a mesh of its own; two nodes have a loopback each
 FASTER = 5  # the original sleeps a second between rounds and up to 0.75 s over a sale; steps should take seconds
 SETTINGS = (f"interval={1 / FASTER}", f"pause_least={0.150 / FASTER}", f"pause_most={0.749 / FASTER}", "retry=1")
 COUNTERS = {
@@ -33,25 +34,21 @@ COUNTERS = {
 START_SECONDS = 30.0  # a slow box starts seven Python processes and a database
 
 
-class StartFailed(Exception):  # noqa: N818 - reads as what happened
-    """Something of the demo did not come up; the message holds the end of its log."""
-
-
-def remove_cgroup() -> None:
-    """The cgroup that the daemon made for itself: rules that name it are gone with their namespaces."""
+def remove_cgroups(sites: Iterable[Site]) -> None:
+    """The cgroups that the daemons made for themselves: rules that name them are gone with their namespaces."""
     root = cgroup.mount()
     if root is not None:
-        cgroup.leave(cgroup.folder(root, documents.NODE))
+        for site in sites:
+            cgroup.leave(cgroup.folder(root, site.node))
 
 
 class Town:
     """Enter it to have everything but the daemon's readiness; leave it and nothing remains."""
 
-    def __init__(self, folder: Path, private: bool, prefix: str = PREFIX) -> None:
+    def __init__(self, folder: Path, private: bool, prefix: str = PREFIX, nodes: int = 1) -> None:
         self.folder = folder
-        self.socket = folder / "admin.sock"
         self.database: MariaDbServer | None = installed()
-        self.network = Network(prefix=prefix, configure_names=not private)
+        self.network = Network(hosts(nodes), prefix, not private, sites(nodes))
         self._stack = contextlib.ExitStack()
 
     @property
@@ -64,9 +61,10 @@ class Town:
         try:
             self._stack.callback(shutil.rmtree, self.folder, ignore_errors=True)
             self._stack.enter_context(self.network)
-            self._stack.callback(remove_cgroup)  # after the daemon has ended
+            self._stack.callback(remove_cgroups, self.network.sites)  # after the daemons have ended
             self.config = documents.Folder(self.folder / "config")
             self.processes = self._stack.enter_context(Processes(self.folder / "logs"))
+            self.mesh = Mesh(self.folder, self.network, self.config, self.processes)
             self._start_applications()
         except BaseException:
             self._stack.close()
@@ -81,17 +79,17 @@ class Town:
         hosts = [host for host in self.network.hosts if host.name in documents.MEMBERS and (host.name != "bookstore-v2" or step.has_v2)]
         files = {name: documents.fixed(source) for name, source in step.files.items()}
         files |= {f"workload-{host.name}.yaml": documents.workload(host, self.network) for host in hosts}
-        files["node.yaml"] = documents.node_config(self.folder, METRICS)
+        for site in self.network.sites:
+            files[f"{site.name}.yaml"] = documents.node_config(site, self.network, self.mesh.home(site), METRICS)
         if step.has_v2 and not self.processes.has("bookstore-v2"):
             self._application("bookstore-v2", "bookstore", "identity=bookstore-v2")
         if not step.has_v2:
             self.processes.stop("bookstore-v2")
         self.config.hold_exactly(files)
 
-    def start_mesh(self, ready: Callable[[], bool]) -> None:
-        """Start `edgemesh run` on the folder and wait until `ready()`. StartFailed with the end of its log."""
-        self.processes.start("edgemesh", [*self_command(), "run", "--config", str(self.config.path)])
-        self._wait("edgemesh", ready)
+    def start_mesh(self, ready: Callable[[Path], bool]) -> None:
+        """Start `edgemesh run` on the folder, on each node, and wait until `ready(its socket)`. StartFailed with the end of its log."""
+        self.mesh.start(ready, self._wait)
 
     def sample(self) -> Sample:
         """Every counter, read over Unix sockets."""

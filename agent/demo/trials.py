@@ -8,17 +8,20 @@ from typing import Literal
 from msgspec import Struct
 
 from agent.demo.database import PORT as DATABASE_PORT
-from agent.demo.plan import Host
+from agent.demo.plan import Host, Site
 from agent.demo.steps import Step
 from agent.demo.surroundings import environment
+from nodeproxy.capture import Ports
 
+TUNNEL = Ports().tunnel
 STORE = "http://bookstore.bookstore:14001/books-bought"
 WAREHOUSE = "http://bookwarehouse.bookwarehouse:14001/restock-books"
 DATABASE = f"http://mysql.bookwarehouse:{DATABASE_PORT}/"  # not HTTP: --http0.9 makes curl print whatever the server says
 DISGUISE = ("--user-agent", "Go-http-client/1.1", "--header", "client-app: bookbuyer")  # what the buyer says of itself
 
 # answered: 200. greeted: the server's own first bytes, not HTTP. denied: 403 that says why. refused: nothing of the server's.
-Wanted = Literal["answered", "greeted", "denied", "refused"]
+# closed: no HTTP at all, or a refusal that says why. unreachable: a 5xx of the mesh that says why.
+Wanted = Literal["answered", "greeted", "denied", "refused", "closed", "unreachable"]
 
 
 class Trial(Struct, frozen=True):
@@ -45,7 +48,20 @@ def trials(step: Step, hosts: dict[str, Host], ipv6: bool) -> list[Trial]:
             found.append(Trial(who, WAREHOUSE, ("--data", "1", WAREHOUSE), "denied"))
             # The route asks for the buyer's headers, so that even the buyer is denied without them.
             found.append(Trial(who, f"{STORE} without its headers", (STORE,), "denied"))
+    if store.site != hosts["outsider"].site:
+        # Between nodes there is mTLS only. --insecure: the stranger does not mind who answers; it is he who has no certificate.
+        doors = [*addresses, Site(store.site).link4]
+        found += [
+            Trial("outsider", f"{scheme}://{door}:{TUNNEL}/", ("--insecure", f"{scheme}://{door}:{TUNNEL}/"), "closed")
+            for door in doors
+            for scheme in ("http", "https")
+        ]
     return found
+
+
+def crossing(up: bool) -> Trial:
+    """The buyer's call to bookstore-v1, which crosses the link between two nodes."""
+    return Trial("bookbuyer", STORE, (*DISGUISE, STORE), "answered" if up else "unreachable")
 
 
 def attempt(trial: Trial, namespace: str) -> str:
@@ -61,13 +77,17 @@ def judge(trial: Trial, output: str, error: str) -> str:
     head = output.partition("\r\n\r\n")[0].lower()
     status = head.split(" ")[1] if head.startswith("http/") and " " in head else ""
     got = f"got {status or (f'{len(output)} bytes' if output else 'no answer')}" + (f" ({error})" if error else "")
+    reason = "\r\nx-edgemesh-reason:" in head
     match trial.wanted:
         case "answered":
             return "" if status == "200" else f"expected 200, {got}"
         case "greeted":
             return "" if output and not status else f"expected the server's greeting, {got}"
         case "denied":
-            reason = "\r\nx-edgemesh-reason:" in head
             return "" if status == "403" and reason else f"expected 403 with x-edgemesh-reason, {got}"
         case "refused":
             return "" if status == "403" or not output else f"expected a refusal, {got}"
+        case "closed":
+            return "" if not output or (status.startswith("4") and reason) else f"expected a closed door, {got}"
+        case "unreachable":
+            return "" if status.startswith("5") and reason else f"expected 5xx with x-edgemesh-reason, {got}"

@@ -23,7 +23,7 @@ UNSUITED = 2
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
-def main(step: int | None, hold: bool, app: list[str] | None) -> int:
+def main(step: int | None, hold: bool, app: list[str] | None, nodes: int = 1) -> int:
     """Run the demo. `step` ends it there (None: after the last), `hold` then waits for Ctrl-C; `app` runs one application instead.
 
     0: every expectation held. 1: one failed, and was named. 2: the demo cannot run here. 130: interrupted.
@@ -34,19 +34,24 @@ def main(step: int | None, hold: bool, app: list[str] | None) -> int:
     from pyroute2.netlink.exceptions import NetlinkError
 
     from agent.demo import surroundings
+    from agent.demo.plan import MOST_NODES
+    from agent.demo.processes import StartFailed
     from agent.demo.steps import STEPS
     from agent.demo.tour import Tour
-    from agent.demo.town import StartFailed, Town
+    from agent.demo.town import Town
 
     if step is not None and not 1 <= step <= len(STEPS):
         print(f"edgemesh demo: there are steps 1 to {len(STEPS)}, no step {step}", file=sys.stderr)
         return UNSUITED
-    arguments = [*(["--step", str(step)] if step else []), *(["--hold"] if hold else [])]
+    if not 1 <= nodes <= MOST_NODES:
+        print(f"edgemesh demo: there are 1 or {MOST_NODES} nodes, not {nodes}", file=sys.stderr)
+        return UNSUITED
+    arguments = [*(["--step", str(step)] if step else []), *(["--hold"] if hold else []), *(["--nodes", str(nodes)] if nodes > 1 else [])]
     for number in SIGNALS:
         signal.signal(number, _stop)
     try:
         private = surroundings.prepare(arguments)
-        with _only_one(FOLDER.with_suffix(".lock")), Town(FOLDER, private) as town:
+        with _only_one(FOLDER.with_suffix(".lock")), Town(FOLDER, private, nodes=nodes) as town:
             return Tour(town, private, _console()).run(step or len(STEPS), hold)
     except (Unsuited, StartFailed) as error:
         print(f"edgemesh demo: {error}", file=sys.stderr)

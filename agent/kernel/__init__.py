@@ -1,6 +1,7 @@
 """The kernel side: where workloads run, their rules, their sockets.
 
 ground.py     the keeper: what is wanted becomes doors and rules; the sockets that the proxy asks for
+finder.py     namespaces by address, for pods
 place.py      one captured network namespace
 units.py      workloads that are systemd units on the host, all in one table
 table.py      our table in one namespace: owned, or watched and repaired

@@ -24,8 +24,9 @@ from msgspec import Struct
 
 from agent import inotify
 from agent.config import NodeConfig
-from agent.kernel import cgroup, netns, powers
+from agent.kernel import cgroup, netns, powers, sockets
 from agent.kernel.condition import Condition
+from agent.kernel.finder import Finder
 from agent.kernel.place import Place
 from agent.kernel.table import Table
 from agent.kernel.units import Host
@@ -70,7 +71,7 @@ class Ground:
         self._wanted: dict[str, Workload] = {}
         self._places: dict[str, Place] = {}
         self._faults: dict[str, str] = {}
-        self._finder = _Finder()
+        self._finder = Finder()
         self._retry: dict[str, float] = {}  # when what failed is tried again
         self._changed = trio.Event()
         self._node_addresses: frozenset[str] = frozenset()
@@ -271,6 +272,17 @@ class Ground:
         place = self._places.get(workload.key)
         return self.host.outwards(family, kind) if place is None else place.outwards(family, kind)
 
+    def from_node(self, family: int) -> socket.socket:
+        return sockets.outwards(family, socket.SOCK_STREAM, self._mark)
+
+    def node_doors(self, addresses: Iterable[str]) -> tuple[list[socket.socket], str]:
+        """Listening sockets of the node's own tunnel door, the caller's from now on; and what is wrong, "" for nothing."""
+        return sockets.node_doors(addresses, self.capture.config.ports.tunnel, self._mark)
+
+    @property
+    def _mark(self) -> int:
+        return 0 if self.capture.ours else self.capture.marks.bypass
+
     def resolver_asked(self, workload: Workload, client: tuple[str, int], listener: tuple[str, int]) -> tuple[str, int] | None:
         place = self._places.get(workload.key)
         return self.host.resolver_asked(client, listener) if place is None else place.resolver_asked(client, listener)
@@ -285,59 +297,6 @@ class Ground:
 
 def _nobody(*_: object) -> None:
     raise RuntimeError("Ground.serve comes first")
-
-
-class _Seen(Struct):
-    path: str
-    since: float
-    read: float  # when its addresses were
-    addresses: frozenset[str]
-
-
-class _Finder:
-    """Namespaces by address, for pods: their namespaces have names that nobody tells us.
-
-    A workload with NET_ADMIN can give itself any address, so an address that two namespaces have says nothing: who is found by
-    it would be whoever claims it. Then neither is taken, and people are told.
-
-    All are looked at only while somebody is sought; one that is new, in every round, because it gets its addresses after its name.
-    """
-
-    _NEW, _STALE = 5.0, 2.0  # seconds
-
-    def __init__(self) -> None:
-        self._seen: dict[tuple[int, int], _Seen] = {}
-        self._paths: dict[str, set[str]] | None = None
-        self._now = 0.0
-
-    def begin(self, now: float) -> None:
-        """A new round."""
-        self._now = now
-        self._paths = None
-
-    def path_of(self, workload: Workload) -> str:
-        """The namespace that alone has an address of this workload; "" for none. Raises OSError when several claim one."""
-        paths = self._look() if self._paths is None else self._paths
-        found = {path for address in workload.addresses for path in paths.get(address, ())}
-        if len(found) > 1:
-            names = ", ".join(sorted(found))
-            raise OSError(errno.EEXIST, f"several network namespaces have its addresses: {names}; name the right one with netns")
-        return next(iter(found), "")
-
-    def _look(self) -> dict[str, set[str]]:
-        now, before = self._now, self._seen
-        self._seen, self._paths = {}, {}
-        for path in netns.named():
-            key = netns.identity(path)
-            if key is None or key in self._seen or key == netns.own():
-                continue  # a second name of the same, or the node's own
-            seen = before.get(key)
-            if seen is None or seen.path != path or now - seen.since < self._NEW or now - seen.read >= self._STALE:
-                seen = _Seen(path, seen.since if seen else now, now, netns.addresses_in(path))
-            self._seen[key] = seen
-            for address in seen.addresses:
-                self._paths.setdefault(address, set()).add(path)
-        return self._paths
 
 
 def _watch() -> inotify.Inotify | None:

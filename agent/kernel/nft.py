@@ -185,6 +185,10 @@ def _match(match: Match) -> list[bytes]:
         return [*load, _expression("lookup", text(1, value), be32(2, 1))]
     if key == "mark":
         return [_meta(3), _compare(struct.pack("=I", value), match.differs)]
+    if key == "listener":
+        return [_expression("socket", be32(1, 1), be32(2, 1)), _compare(struct.pack("=I", value))]  # NFT_SOCKET_MARK
+    if key == "anybody":
+        return [_expression("socket", be32(1, 1), be32(2, 1)), _masked(bytes(4)), _compare(bytes(4))]
     if key == "dport":
         return [_payload(2, 2, 2), _compare(struct.pack(">H", value), match.differs)]
     if key == "local":

@@ -7,10 +7,12 @@ import socket
 import time
 from typing import TYPE_CHECKING
 
+from msgspec import structs
+
 from agent.kernel import conntrack, netns, powers, route, sockets
 from agent.kernel.condition import Condition
 from agent.kernel.table import Table
-from nodeproxy.capture import Doors
+from nodeproxy.capture import Doors, Ports
 from nodeproxy.ruleset import Ruleset, workload_ruleset
 from policy.model import Workload
 
@@ -29,7 +31,7 @@ class Place:
             self.namespace = netns.Namespace(path)
             undo.callback(self.namespace.close)
             with self.namespace.entered():
-                self.older = powers.established(_numbers(capture))
+                self.older = powers.established(structs.astuple(self._ports))
                 self.doors, self._shut = self._open_doors(None)
                 undo.callback(self.doors.close)
                 self.table = Table(path)
@@ -54,29 +56,40 @@ class Place:
         Answers the doors to serve from now on when one could be opened that could not before; those handed out earlier may close.
         """
         if workload is not self.workload:
-            self.table.put(self._ruleset(workload))
-            self.workload = workload
+            before, self.workload = self.workload, workload
+            try:
+                self.table.put(self._ruleset(workload))
+            except OSError:
+                self.workload = before
+                raise
         self.table.repair()
         if self._routes.due():
             with self.namespace.entered():
                 self._routes.lay()
-        if not self._shut:
+        moved = self._ports.tunnel != self._tunnel
+        if not self._shut and not moved:
             return None
         with self.namespace.entered():
             doors, shut = self._open_doors(self.doors)
-        if shut == self._shut:
+        if shut == self._shut and not moved:
             doors.close()
             return None
         self.doors, self._shut = doors, shut
         return doors
 
+    @property
+    def _ports(self) -> Ports:
+        ports = self.capture.config.ports
+        return structs.replace(ports, tunnel=self.workload.tunnel_port or ports.tunnel)
+
     def _open_doors(self, kept: Doors | None) -> tuple[Doors, str]:
         config = self.capture.config
-        return sockets.open_doors(config.ports, 0 if self.capture.ours else self.capture.marks.bypass, config.dns.enabled, kept)
+        self._tunnel = self._ports.tunnel
+        return sockets.open_doors(self._ports, 0 if self.capture.ours else self.capture.marks.bypass, config.dns.enabled, kept)
 
     def _ruleset(self, workload: Workload) -> Ruleset:
         capture, config = self.capture, self.capture.config
-        return workload_ruleset(config.ports, capture.marks, capture.ours, workload.exclusions, config.service_range, config.dns.enabled)
+        return workload_ruleset(self._ports, capture.marks, capture.ours, workload.exclusions, config.service_range, config.dns.enabled)
 
     def condition(self, held: tuple[str, ...] = (), counted: bool = False) -> Condition:
         return Condition(
@@ -117,8 +130,3 @@ class Place:
     def resolver_asked(self, client: tuple[str, int], listener: tuple[str, int]) -> tuple[str, int] | None:
         with self.namespace.entered():
             return conntrack.first_destination(client, listener)
-
-
-def _numbers(capture: Capture) -> tuple[int, ...]:
-    ports = capture.config.ports
-    return (ports.outbound, ports.inbound, ports.tunnel, ports.dns)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import errno
+import ipaddress
 import socket
 from collections.abc import Iterable
 
+from agent.kernel import netns
 from nodeproxy.capture import Doors, Ports
 
 _IP_TRANSPARENT, _IPV6_TRANSPARENT = 19, 75  # linux/in.h, linux/in6.h
@@ -21,9 +23,9 @@ def open_doors(ports: Ports, mark: int, dns: bool, kept: Doors | None = None) ->
     `mark`: of our own sockets where no cgroup tells them; 0 = none. `kept`: doors that are open already and are opened no second
     time; what comes back shares their sockets, and outlives them.
     """
-    doors = Doors([], [], [], [])
+    doors = Doors([], [], [], [], [])
     have = {}
-    for sock in (*kept.outbound, *kept.inbound, *kept.dns_udp, *kept.dns_tcp) if kept else ():
+    for sock in (*kept.outbound, *kept.inbound, *kept.dns_udp, *kept.dns_tcp, *kept.tunnel) if kept else ():
         if sock.fileno() >= 0:
             have[sock.type, sock.getsockname()[:2]] = sock
     faults: list[str] = []
@@ -31,6 +33,8 @@ def open_doors(ports: Ports, mark: int, dns: bool, kept: Doors | None = None) ->
         (doors.outbound, _HERE, ports.outbound, socket.SOCK_STREAM),
         (doors.inbound, _ANY, ports.inbound, socket.SOCK_STREAM),
     ]
+    if ports.tunnel:
+        wanted.append((doors.tunnel, _ANY, ports.tunnel, socket.SOCK_STREAM))
     if dns:
         wanted += [(doors.dns_udp, _HERE, ports.dns, socket.SOCK_DGRAM), (doors.dns_tcp, _HERE, ports.dns, socket.SOCK_STREAM)]
     for found, addresses, port, kind in wanted:
@@ -42,6 +46,24 @@ def open_doors(ports: Ports, mark: int, dns: bool, kept: Doors | None = None) ->
                 if error.errno not in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):  # no IPv6 here
                     faults.append(f"port {port} on {address}: {error.strerror}")
     return doors, f"{'; '.join(faults)}. Stop what listens there, or set other ports in NodeConfig" if faults else ""
+
+
+def node_doors(addresses: Iterable[str], port: int, mark: int) -> tuple[list[socket.socket], str]:
+    """The node's own tunnel door, on each of the addresses that others reach it by; and what is wrong, "" for nothing.
+
+    In the namespace that the calling thread is in. An address that the node gets only later is waited on already.
+    """
+    doors, faults = [], []
+    present = netns.addresses()
+    for address in addresses:
+        try:
+            doors.append(_door(address, port, socket.SOCK_STREAM, mark))
+        except OSError as error:
+            faults.append(f"no tunnel door at port {port} of {address}: {error.strerror}. Stop what listens there, or set ports.tunnel")
+        else:
+            if address not in present and not ipaddress.ip_address(address).is_loopback:
+                faults.append(f"this node does not have its address {address} (yet): no tunnel comes in there. See NodeConfig addresses")
+    return doors, "; ".join(faults)
 
 
 def _door(address: str, port: int, kind: int, mark: int) -> socket.socket:

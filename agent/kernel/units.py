@@ -6,6 +6,9 @@ in the milliseconds until then is open.
 
 A unit's traffic must never come to another's door. So the rules that an earlier daemon left, which may have given the same ports to
 other units, are replaced before a door is opened; and a port that was given back is used again only after all others were.
+
+Other nodes reach a unit by the node's own tunnel door, or by one of the unit's where its manifest gives it a port. No rule speaks of
+it: it is a socket of ours, in no unit's cgroup, that anybody may dial.
 """
 
 from __future__ import annotations
@@ -49,6 +52,7 @@ class _Member(Struct):
     since: float
     doors: Doors | None = None
     shut: str = ""  # doors that could not be opened
+    moved: bool = False  # its tunnel door has another port now
     cgroups: tuple[Path, ...] = ()  # none: it does not run
 
 
@@ -113,6 +117,9 @@ class Host:
             if member is None:
                 self._faults[key] = f"this node has {_MOST} units already; let one of them go"
                 continue
+            if member.ports.tunnel != workload.tunnel_port:
+                member.ports = structs.replace(member.ports, tunnel=workload.tunnel_port)
+                member.moved = member.doors is not None
             member.workload = workload
             running: dict[Path, Cgroup] = {}
             for folder in folders.get(workload.unit, ()):
@@ -135,7 +142,7 @@ class Host:
             return None
         self._next = (slot + 1) % _MOST
         first = FIRST_PORT + slot * _STEP
-        ports = structs.replace(self.capture.config.ports, outbound=first, inbound=first + 1, dns=first + 2)
+        ports = Ports(first, first + 1, workload.tunnel_port, first + 2)
         member = self._members[workload.key] = _Member(workload, slot, ports, time.time())
         return member
 
@@ -151,13 +158,13 @@ class Host:
     def _open_doors(self, units: tuple[Unit, ...]) -> None:
         for unit in units:
             member = self._members[unit.key]
-            if member.doors is not None and not member.shut:
+            if member.doors is not None and not member.shut and not member.moved:
                 continue
             doors, shut = sockets.open_doors(member.ports, 0, self.capture.config.dns.enabled, member.doors)
-            if member.doors is not None and shut == member.shut:
+            if member.doors is not None and shut == member.shut and not member.moved:
                 doors.close()
                 continue
-            member.doors, member.shut = doors, shut
+            member.doors, member.shut, member.moved = doors, shut, False
             self.attach(member.workload, doors)
 
     def _drop(self, key: str) -> None:

@@ -3,13 +3,14 @@
 Theory of operation. The caller's task does everything while a request has no body, or its body has already arrived: that is
 nearly every request, and it costs no nursery. Only a body that is still coming gets a second task, which carries it to the server
 while the first one waits for the response: so 100-continue works end to end, a server may answer early, and each direction
-has its own back-pressure. One scope holds all deadlines of the connection; a phase (phase.py) moves its deadline and names
+has its own back-pressure. Neither side's version of HTTP is known here (sides.py). One scope holds all deadlines of the connection; a phase (phase.py) moves its deadline and names
 the flag that running into it means. This is the one place that catches for a request: a Refused becomes an answer
 where the response has not begun, else the connection is broken off, so that a part never looks like the whole.
 """
 
 from __future__ import annotations
 
+import itertools
 import logging
 import time
 from typing import TYPE_CHECKING
@@ -17,17 +18,13 @@ from typing import TYPE_CHECKING
 import trio
 
 from nodeproxy.errors import FLAGS, Refused
-from nodeproxy.http.answers import answer
-from nodeproxy.http.caller import Caller
 from nodeproxy.http.fields import agreed
-from nodeproxy.http.h1 import framed, response_framing, write_request, write_response
-from nodeproxy.http.message import CHUNKED, IDEMPOTENT, RequestHead, ResponseHead, split_target
+from nodeproxy.http.message import IDEMPOTENT, RequestHead, ResponseHead, split_target
 from nodeproxy.http.phase import Phase
-from nodeproxy.http.pool import Upstream
 from nodeproxy.http.reach import decide, dialled, resting
+from nodeproxy.http.sides import Caller, Server
 from nodeproxy.relay import relay
-from nodeproxy.stream import Peeked
-from nodeproxy.telemetry.report import Record, Report
+from nodeproxy.telemetry.report import Record, Report, new_id, trace_id
 from nodeproxy.upstream.connect import forwarded_for
 from policy.model import Request
 
@@ -44,12 +41,12 @@ _PATH_SHOWN = 256  # characters of a path in a record
 _CLOSING = frozenset(("bad-request", "bad-path", "path-too-long", "head-too-large", "head-timeout", "idle", "internal"))
 
 
-async def serve_http(conn: Conn, route: Route) -> None:
-    """Serve all requests of one accepted connection, one after the other, until it ends.
+async def serve_requests(conn: Conn, route: Route, caller: Caller) -> None:
+    """Serve all requests of one caller, one after the other, until there are no more.
 
-    Returns when the connection ended in order. Raises Refused or BrokenResourceError when it must be broken off.
+    Returns when that ended in order. Raises Refused or BrokenResourceError when it must be broken off.
     """
-    exchange = _Exchange(conn, route)
+    exchange = _Exchange(conn, route, caller)
     try:
         while True:
             exchange.phase = Phase(trio.CancelScope())
@@ -84,7 +81,6 @@ class _Exchange:
         "conn",
         "context",
         "head",
-        "heard",
         "incoming",
         "limits",
         "phase",
@@ -94,24 +90,21 @@ class _Exchange:
         "sending",
         "shown",
         "upstream",
-        "wire",
     )
 
-    def __init__(self, conn: Conn, route: Route) -> None:
+    def __init__(self, conn: Conn, route: Route, caller: Caller) -> None:
         self.conn = conn
         self.route = route
         self.context = conn.context
         self.limits = conn.context.limits
-        self.caller = Caller(conn.stream)
-        self.wire = self.caller.wire
-        self.incoming = self.caller.incoming
+        self.caller = caller
+        self.incoming = caller.incoming
         self.shown = forwarded_for(conn).encode()
         self.phase = Phase(trio.CancelScope())
         self.head: RequestHead | None = None
         self.report: Report | None = None
-        self.upstream: Upstream | None = None
+        self.upstream: Server | None = None
         self.begun = False  # bytes of the final response were sent
-        self.heard = False  # the server sent a byte
         # A request body that a second task sends.
         self.sending = False  # it is not all sent
         self.body_refused = False  # the server takes no more of it
@@ -125,7 +118,7 @@ class _Exchange:
     async def carry_one(self) -> bool:
         """Serve the next request. False: the connection has ended, or ends now."""
         self.head = None
-        self.begun = self.heard = self.sending = self.body_refused = False
+        self.begun = self.sending = self.body_refused = False
         self.body_failure = None
         head = await self.caller.next_head(self.context.limits, self.phase)
         if head is None:
@@ -147,70 +140,74 @@ class _Exchange:
             host = conn.report.record.dialled.encode()
         elif self.route.misdirected(host.decode("latin-1")):
             raise Refused("misdirected", host.decode("latin-1"))
-        through = head.forwarded_for + b", " + self.shown if head.forwarded_for else self.shown
+        through = self.shown
+        if head.forwarded_for:  # another node of the mesh has said who calls already
+            through = head.forwarded_for if head.forwarded_for.endswith(through) else head.forwarded_for + b", " + through
         head.fields.append((b"x-forwarded-for", through))
         request = Request(record.method, target.path, head.fields)
-        out = write_request(head, target.sent, host, through)
+
+        piece = self.incoming.body() if head.length else None
+        if piece:
+            record.bytes_in += len(piece)
+
+        def begin(upstream: Server) -> None:
+            upstream.begin(head, target.sent, host, through)
+            if piece is not None:
+                upstream.add(piece, self.incoming)
 
         upstream = await self._reach(request)
-        if head.length:
-            return await self._carry_with_body(upstream, out)
+        begin(upstream)
+        if not self.incoming.complete:
+            return await self._carry_with_body(upstream)
         try:
-            await upstream.send(out)
+            await upstream.flush()
             response = await self._response_head(upstream)
         except Refused as refused:
             # RFC 9110 section 9.2.2: the server may have closed an idle connection just as we used it.
-            if self.heard or not upstream.used or refused.flag != "upstream-broken" or head.method not in IDEMPOTENT:
+            stale = upstream.used and not upstream.heard and head.method in IDEMPOTENT and not head.length
+            if refused.flag != "upstream-broken" or not (stale or upstream.unprocessed):
                 raise
             self._break()
             upstream = await self._reach(request, fresh=True)
-            await upstream.send(out)
+            begin(upstream)
+            await upstream.flush()
             response = await self._response_head(upstream)
         return await self._deliver(upstream, response)
 
-    async def _reach(self, request: Request, fresh: bool = False) -> Upstream:
+    async def _reach(self, request: Request, fresh: bool = False) -> Server:
         """Decide, and get a connection to the endpoint: one that rests, unless `fresh`, else a new one."""
         conn, record = self.conn, self.record
+        assert self.head is not None
         pick = decide(conn, self.route, request, record)
-        upstream = None if fresh else resting(conn, pick)
+        upstream = None if fresh else resting(conn, pick, self.head, self.caller.h2)
         if upstream is None:
             self.phase.unbounded()
-            upstream = await dialled(conn, self.route, request, record, pick)
+            upstream = await dialled(conn, self.route, request, record, pick, self.head, self.caller.h2)
         self.upstream = upstream
         self.context.live.began(upstream.endpoint)
         record.endpoint = upstream.name
         return upstream
 
-    async def _response_head(self, upstream: Upstream) -> ResponseHead:
+    async def _response_head(self, upstream: Server) -> ResponseHead:
         """Wait for the final response head (101 is final too), sending 1xx on meanwhile."""
-        head, incoming, limits = self.head, upstream.incoming, self.limits
+        head = self.head
         assert head is not None
         if self.incoming.complete:
             self.phase.begin("response-timeout", self.limits.response_timeout)
-        interim = 0
-        while True:
-            response = incoming.response_head(head.method, limits) if incoming.data else None
-            if response is None:
-                data = await upstream.receive(self.limits.buffer_bytes)
-                if not data:
-                    incoming.ended = True
-                    if not incoming.data:
-                        raise Refused("upstream-broken", f"{upstream.name} closed the connection before it answered")
-                self.heard = True
-                incoming.feed(data)
-            elif response.status >= 200 or response.status == 101:
+        for count in itertools.count(1):
+            response = await upstream.next_response(head.method, self.limits)
+            if response.status >= 200 or response.status == 101:
                 return response
-            else:
-                interim += 1
-                if interim > _MOST_INTERIM:
-                    raise Refused("upstream-broken", f"{upstream.name} sent more than {_MOST_INTERIM} interim responses")
-                if head.minor:  # RFC 9110 section 15.2: no 1xx to an HTTP/1.0 client
-                    await self.wire.send(write_response(response, None, close=False))
-                await trio.lowlevel.checkpoint()  # who sends a thousand of them at once does not stop the others
+            if count > _MOST_INTERIM:
+                break
+            if head.minor:  # RFC 9110 section 15.2: no 1xx to an HTTP/1.0 client
+                await self.caller.interim(response)
+            await trio.lowlevel.checkpoint()  # who sends a thousand of them at once does not stop the others
+        raise Refused("upstream-broken", f"{upstream.name} sent more than {_MOST_INTERIM} interim responses")
 
-    async def _deliver(self, upstream: Upstream, response: ResponseHead) -> bool:
+    async def _deliver(self, upstream: Server, response: ResponseHead) -> bool:
         """Send the response to the caller. True when the caller's connection can carry another request."""
-        head, record, incoming = self.head, self.record, upstream.incoming
+        head, record, incoming, caller = self.head, self.record, upstream.incoming, self.caller
         assert head is not None
         if response.status == 101 or (head.method == b"CONNECT" and response.status < 300):
             return await self._switch(upstream, response)
@@ -218,58 +215,41 @@ class _Exchange:
         if self.sending and (head.expect or response.close or self.body_refused):
             # An early answer: the caller may or may not send the rest of the body, and nobody waits for it.
             close = True
-        framing, chunked = response_framing(response, head.minor)
         # A first send holds the head and what has come of the body: for a small response that is all.
-        out = write_response(response, framing, close)
+        caller.begin(response, head, close)
         if not incoming.complete:
             piece = incoming.body()
             if piece is not None:
-                out += framed(piece, incoming, chunked)
+                caller.add(piece, incoming)
         if incoming.complete:
             self.phase.flag = "idle"
         else:
             self.phase.begin("idle", self.limits.idle_timeout)
         self.begun = True
-        await self.wire.send(out)
-        record.bytes_out += len(out)
+        record.bytes_out += await caller.flush()
         while not incoming.complete:
             self.phase.moved(self.limits.idle_timeout)
-            piece = incoming.body()
-            if piece is None:
-                data = await upstream.receive(self.limits.buffer_bytes)
-                if data:
-                    incoming.feed(data)
-                    continue
-                incoming.feed_end()
-                piece = b""
-            out = framed(piece, incoming, chunked)
-            await self.wire.send(out)
-            record.bytes_out += len(out)
+            while (piece := incoming.body()) is None:
+                await upstream.more(self.limits)
+            caller.add(piece, incoming)
+            record.bytes_out += await caller.flush()
         if not self.sending:  # else the body goes on, and the request ends with it
-            self._finish(response, reusable=not response.close and not incoming.data and not head.bare)
+            self._finish(response, reusable=not response.close and not head.bare)
         return not close
 
     # a request with a body
 
-    async def _carry_with_body(self, upstream: Upstream, out: bytes) -> bool:
-        """Carry a request body and its response, at the same time when the body is still coming."""
-        incoming, head = self.incoming, self.head
+    async def _carry_with_body(self, upstream: Server) -> bool:
+        """Carry a request body that is still coming and its response, at the same time."""
+        head = self.head
         assert head is not None
-        chunked = head.length == CHUNKED
-        piece = incoming.body()
-        if piece is not None:
-            out += framed(piece, incoming, chunked)
-            self.record.bytes_in += len(piece)
-        if incoming.complete:  # a small body came with its head: no second task
-            await upstream.send(out)
-            return await self._deliver(upstream, await self._response_head(upstream))
         response: ResponseHead | None = None
         more = False
         failure: Exception | None = None
         self.sending = True
         self.phase.moved(self.limits.idle_timeout)
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._copy_body, upstream, out, chunked, nursery.cancel_scope)
+            nursery.start_soon(self._copy_body, upstream, nursery.cancel_scope)
             try:
                 response = await self._response_head(upstream)
                 more = await self._deliver(upstream, response)
@@ -284,7 +264,7 @@ class _Exchange:
             raise failure
         assert response is not None
         if self.report is not None:  # _deliver left it open: the response was over before the body
-            self._finish(response, reusable=not (self.sending or response.close or upstream.incoming.data or head.bare))
+            self._finish(response, reusable=not (self.sending or response.close or head.bare))
         if self.sending:
             self.sending = False
             with trio.move_on_after(_LINGER):
@@ -292,22 +272,19 @@ class _Exchange:
             return False
         return more
 
-    async def _copy_body(self, upstream: Upstream, out: bytes, chunked: bool, both: trio.CancelScope) -> None:
+    async def _copy_body(self, upstream: Server, both: trio.CancelScope) -> None:
         """The second task: the rest of the request body goes to the server. Raises nothing; what went wrong is left in attributes."""
         incoming, record = self.incoming, self.record
         try:
             while True:
-                await upstream.send(out)
+                await upstream.flush()
                 if incoming.complete:
                     break
                 self.phase.moved(self.limits.idle_timeout)
                 while (piece := incoming.body()) is None:
-                    data = await self.wire.receive(self.limits.buffer_bytes)
-                    if not data:
-                        raise Refused("client-gone", "the connection ended in the middle of the request body")
-                    incoming.feed(data)
+                    await self.caller.more(self.limits)
                 record.bytes_in += len(piece)
-                out = framed(piece, incoming, chunked)
+                upstream.add(piece, incoming)
             self.sending = False
             if not self.begun:
                 self.phase.begin("response-timeout", self.limits.response_timeout)
@@ -326,7 +303,7 @@ class _Exchange:
 
     # a connection that becomes another protocol
 
-    async def _switch(self, upstream: Upstream, response: ResponseHead) -> bool:
+    async def _switch(self, upstream: Server, response: ResponseHead) -> bool:
         """101, or 2xx to CONNECT: from here on the connection is opaque in both directions."""
         head, record = self.head, self.record
         assert head is not None
@@ -334,15 +311,12 @@ class _Exchange:
             if not self.incoming.complete or not agreed(head, response):
                 raise Refused("upstream-broken", f"{upstream.name} switched to a protocol that was not asked for")
             record.protocol = response.upgrade.decode("latin-1").lower()
-        out = write_response(response, None, close=False)
+        self.caller.switch(response)
         self.begun = True
         record.status = response.status
         self.phase.unbounded()
-        await self.wire.send(out)
-        record.bytes_out += len(out)
-        left = Peeked(self.conn.stream, self.incoming.rest())
-        right = Peeked(upstream.stream, upstream.incoming.rest())
-        await relay(left, right, self.limits.idle_timeout, record, self.limits.buffer_bytes)
+        record.bytes_out += await self.caller.flush()
+        await relay(self.caller.pipe(), upstream.pipe(), self.limits.idle_timeout, record, self.limits.buffer_bytes)
         self._finish(response, reusable=False)
         return False
 
@@ -354,12 +328,12 @@ class _Exchange:
         assert upstream is not None
         self.upstream = None
         self.context.live.ended(upstream.endpoint)
-        if reusable:
-            upstream.used = True
-            self.context.pool.put(upstream, trio.current_time())
+        upstream.finish(reusable)
+        if response.told:  # the other node's own answer, not the server's
+            self.record.id = response.told_id
+            self.close_report("peer-refused", response.told, response.status)
         else:
-            upstream.close()
-        self.close_report(status=response.status)
+            self.close_report(status=response.status)
         self.conn.rests()
 
     def _break(self) -> None:
@@ -383,12 +357,13 @@ class _Exchange:
             keep = keep and not head.expect and 0 <= head.length <= self.limits.buffer_bytes
         if refused.protected is not None:
             self.record.destination = refused.protected
-        out = answer(refused, not keep, head is not None and head.method == b"HEAD")
-        self.record.bytes_out = len(out)
+        record = self.record
+        record.id = refused.request_id or (trace_id(head.fields) if head is not None else "") or new_id()
+        record.bytes_out = self.caller.refuse(refused, record.id, not keep, head)
         self.close_report(refused.flag, refused.detail, FLAGS[refused.flag].status)
         self.conn.rests()
         with trio.move_on_after(self.limits.head_timeout):
-            await self.wire.send(out)
+            await self.caller.flush()
             if keep:
                 return await self.caller.discard_body(self.limits)
         if refused.flag not in ("head-timeout", "idle"):

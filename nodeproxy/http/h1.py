@@ -17,6 +17,7 @@ import h11
 from nodeproxy.errors import Refused
 from nodeproxy.http.fields import pair, read_request_fields, read_response_fields
 from nodeproxy.http.message import CHUNKED, UNTIL_CLOSE, RequestHead, ResponseHead, travels_in_trailer
+from nodeproxy.http.sides import Body
 from nodeproxy.limits import Limits
 
 # RFC 9110 section 5.6.2 (token), RFC 9112 sections 3, 4 and 5. Quantifiers are possessive: no head can make these backtrack.
@@ -334,7 +335,7 @@ def write_last_chunk(trailers: list[bytes]) -> bytes:
     return b"0\r\n" + b"\r\n".join(trailers) + b"\r\n\r\n"
 
 
-def framed(piece: bytes, source: Incoming, chunked: bool) -> bytes:
+def framed(piece: bytes, source: Body, chunked: bool) -> bytes:
     """A piece of a body as it goes on, with the end of the body when `source` is complete."""
     if not chunked:
         return piece

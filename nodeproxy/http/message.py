@@ -76,7 +76,7 @@ class RequestHead:
 class ResponseHead:
     """A response head. `lines` holds only what travels on: no framing, no hop-by-hop field."""
 
-    __slots__ = ("close", "declared", "length", "lines", "minor", "reason", "status", "upgrade")
+    __slots__ = ("close", "declared", "length", "lines", "minor", "reason", "status", "told", "told_id", "upgrade")
 
     def __init__(self, status: int, reason: bytes, minor: int) -> None:
         self.status = status
@@ -87,6 +87,8 @@ class ResponseHead:
         self.close = minor == 0  # the server's connection ends after this exchange
         self.upgrade = b""
         self.lines: list[bytes] = []
+        self.told = ""  # why another node refused, in its words; "" when this is the server's own answer
+        self.told_id = ""
 
     def __repr__(self) -> str:
         return f"<ResponseHead {self.status} HTTP/1.{self.minor} body {self.length}>"

@@ -15,21 +15,25 @@ import trio
 from trio.abc import HalfCloseableStream
 
 from nodeproxy.errors import Refused
-from nodeproxy.http.h1 import Incoming
+from nodeproxy.http.h1 import Incoming, framed, write_request
+from nodeproxy.http.message import CHUNKED, RequestHead, ResponseHead
+from nodeproxy.http.sides import Body
 from nodeproxy.http.wire import Wire
 from nodeproxy.limits import Limits
-from nodeproxy.stream import abort, close_now
+from nodeproxy.stream import Peeked, Stream, abort, close_now
 from policy.model import Endpoint
 
 Key = tuple[str, str, Endpoint]  # the caller's address, the key of the workload whose door it came through, the endpoint
 
 
 class Upstream:
-    """One upstream connection with what was read from it. `used`: it has carried a request before."""
+    """sides.Server: one HTTP/1.1 connection to a server, with what was read from it. `rest`: where it goes when it may rest."""
 
-    __slots__ = ("_poll", "endpoint", "incoming", "key", "name", "since", "stream", "used", "wire")
+    __slots__ = ("_chunked", "_out", "_poll", "_rest", "endpoint", "heard", "incoming", "key", "name", "since", "stream", "used", "wire")
 
-    def __init__(self, key: Key, stream: HalfCloseableStream) -> None:
+    unprocessed = False  # HTTP/1.1 cannot say so
+
+    def __init__(self, key: Key, stream: HalfCloseableStream, rest: Pool | None = None) -> None:
         self.key = key
         self.endpoint = key[2]
         self.name = str(key[2])
@@ -37,7 +41,11 @@ class Upstream:
         self.wire = Wire(stream)
         self.incoming = Incoming("upstream-broken")
         self.used = False
+        self.heard = False
         self.since = 0.0  # when it came to rest, trio's clock
+        self._rest = rest
+        self._out = b""
+        self._chunked = False
         self._poll: select.poll | None = None
         if isinstance(stream, trio.SocketStream):
             self._poll = select.poll()
@@ -46,9 +54,58 @@ class Upstream:
     def __repr__(self) -> str:
         return f"<Upstream {self.name} for {self.key[0]}, {'used' if self.used else 'new'}>"
 
+    # sides.Server
+
+    def begin(self, head: RequestHead, sent: bytes, host: bytes, forwarded_for: bytes) -> None:
+        self.heard = False
+        self._chunked = head.length == CHUNKED
+        self._out = write_request(head, sent, host, forwarded_for)
+
+    def add(self, piece: bytes, source: Body) -> None:
+        self._out += framed(piece, source, self._chunked)
+
+    async def flush(self) -> None:
+        out, self._out = self._out, b""
+        await self.send(out)
+
+    async def next_response(self, method: bytes, limits: Limits) -> ResponseHead:
+        incoming = self.incoming
+        while True:
+            if incoming.data and (response := incoming.response_head(method, limits)) is not None:
+                return response
+            data = await self.receive(limits.buffer_bytes)
+            if not data:
+                incoming.ended = True
+                if not incoming.data:
+                    raise Refused("upstream-broken", f"{self.name} closed the connection before it answered")
+            self.heard = True
+            incoming.feed(data)
+
+    async def more(self, limits: Limits) -> None:
+        data = await self.receive(limits.buffer_bytes)
+        if data:
+            self.incoming.feed(data)
+        else:
+            self.incoming.feed_end()
+
+    def finish(self, reusable: bool) -> None:
+        if reusable and not self.incoming.data and self._rest is not None:
+            self.used = True
+            self._rest.put(self, trio.current_time())
+        else:
+            self.close()
+
+    def pipe(self) -> Stream:
+        return Peeked(self.stream, self.incoming.rest())
+
+    # at rest
+
     def quiet(self) -> bool:
         """Has the server neither closed nor sent anything since the last response? Costs one system call."""
-        return self._poll is None or not self._poll.poll(0)
+        if self._poll is None:  # a tunnel's stream
+            ready = getattr(self.stream, "ready", None)
+            return ready is None or ready() is None
+        return not self._poll.poll(0)
 
     async def send(self, data: bytes) -> None:
         """Raises Refused "upstream-broken" when the server closed the connection."""
@@ -114,7 +171,7 @@ class Pool:
 
     def give(self, caller: str, door: str, endpoint: Endpoint, stream: HalfCloseableStream) -> None:
         """Take over a connection that has carried nothing yet (detection dialled it)."""
-        self.put(Upstream((caller, door, endpoint), stream), trio.current_time())
+        self.put(Upstream((caller, door, endpoint), stream, self), trio.current_time())
 
     def forget(self, addresses: Iterable[str], workload: str = "") -> None:
         """Close what rests from or to these addresses, or this workload, which may have had others: it is gone or has changed."""

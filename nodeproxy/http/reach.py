@@ -1,4 +1,9 @@
-"""A request finds its server: the decision, and a connection that rests in the pool or is dialled."""
+"""A request finds its server: the decision, and a connection that rests, is shared, or is dialled.
+
+Three ways lead to a server. HTTP/1.1 connections carry one request at a time and rest in the pool. A server that speaks HTTP/2 is
+asked over one connection for many requests. And a server on another node is asked through that node: as a request of its own in the
+connection between the two nodes when both are edgemesh, else through a tunnel that carries either of the first two.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +13,10 @@ from typing import TYPE_CHECKING
 import trio
 
 from nodeproxy.errors import Refused
+from nodeproxy.http.message import RequestHead
 from nodeproxy.http.pool import Upstream
+from nodeproxy.http.sides import Server
+from nodeproxy.http.streams import StreamServer
 from nodeproxy.telemetry.report import Record
 from nodeproxy.upstream.connect import dial, shown_to
 from policy.model import Endpoint, Request
@@ -29,19 +37,21 @@ def decide(conn: Conn, route: Route, request: Request, record: Record, tried: Co
     return pick
 
 
-def resting(conn: Conn, pick: Pick) -> Upstream | None:
+def resting(conn: Conn, pick: Pick, head: RequestHead, h2: bool) -> Server | None:
     """A connection to the picked endpoint that was opened for this same caller and rests, if there is one."""
+    if _server_speaks_h2(pick, head, h2):
+        return None
     return conn.context.pool.take((shown_to(conn, pick.endpoint), conn.workload.key, pick.endpoint), trio.current_time())
 
 
-async def dialled(conn: Conn, route: Route, request: Request, record: Record, pick: Pick) -> Upstream:
-    """A new connection to the picked endpoint, or to another when that does not answer: nothing of the request was sent yet,
+async def dialled(conn: Conn, route: Route, request: Request, record: Record, pick: Pick, head: RequestHead, h2: bool) -> Server:
+    """A connection to the picked endpoint, or to another when that does not answer: nothing of the request was sent yet,
     so any method may try again. Raises Refused: the failure of the last endpoint tried."""
     tried: list[Endpoint] = []
     while True:
         record.endpoint = str(pick.endpoint)
         try:
-            return Upstream((shown_to(conn, pick.endpoint), conn.workload.key, pick.endpoint), await dial(conn, pick))
+            return await _connect(conn, pick, record, head, h2)
         except Refused as refused:
             tried.append(pick.endpoint)
             if len(tried) >= ATTEMPTS:
@@ -51,3 +61,28 @@ async def dialled(conn: Conn, route: Route, request: Request, record: Record, pi
             except Refused as newer:
                 # That nobody else is left is no news; that policy has changed meanwhile is.
                 raise (refused if newer.flag in ("no-endpoint", "connect-failed") else newer) from None
+
+
+async def _connect(conn: Conn, pick: Pick, record: Record, head: RequestHead, h2: bool) -> Server:
+    context = conn.context
+    if pick.hop is not None and not _turns_opaque(head):
+        assert context.peers is not None
+        peer = await context.peers.get(conn, pick.hop)
+        record.tls_peer, record.tls_version, record.tls_cipher = peer.peer.spiffe, peer.peer.version, peer.peer.cipher
+        if peer.native:
+            return StreamServer(peer, pick.endpoint, through_node=True, h2=h2)
+    if _server_speaks_h2(pick, head, h2):
+        assert context.shared is not None
+        return StreamServer(await context.shared.get(conn, pick), pick.endpoint)
+    key = (shown_to(conn, pick.endpoint), conn.workload.key, pick.endpoint)
+    return Upstream(key, await dial(conn, pick), context.pool)
+
+
+def _server_speaks_h2(pick: Pick, head: RequestHead, h2: bool) -> bool:
+    """As its Service port declares, or else as its caller does."""
+    return (pick.protocol == "grpc" or (h2 and not pick.protocol)) and not _turns_opaque(head)
+
+
+def _turns_opaque(head: RequestHead) -> bool:
+    """Upgrades and CONNECT take over an HTTP/1.1 connection; HTTP/2 has no such thing (RFC 9113 section 8.6)."""
+    return bool(head.upgrade) or head.method == b"CONNECT"

@@ -12,7 +12,7 @@ import os
 
 import trio
 
-from nodeproxy.stream import Peeked, Stream
+from nodeproxy.stream import Peeked, WholeStream
 
 
 class Wire:
@@ -20,7 +20,7 @@ class Wire:
 
     __slots__ = ("_peeked", "_socket", "stream")
 
-    def __init__(self, stream: Stream) -> None:
+    def __init__(self, stream: WholeStream) -> None:
         self.stream = stream
         self._peeked = stream if isinstance(stream, Peeked) else None
         plain = stream.stream if isinstance(stream, Peeked) else stream

@@ -5,8 +5,10 @@ A connection that ends unrecorded records "drained": forgetting to close cannot 
 
 from __future__ import annotations
 
+import os
+import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Literal
 
 from msgspec import Struct
@@ -27,7 +29,7 @@ class Record(Struct):
     service: str  # key of the service that was called, "" for none
     dialled: str  # "ADDRESS:PORT" that the caller dialled
     endpoint: str  # "ADDRESS:PORT" that we dialled, "" for none
-    protocol: str  # "http", "tcp", "websocket", "dns"
+    protocol: str  # "http", "grpc", "tcp", "tls", "websocket", "dns", "hbone"
     method: str = ""
     path: str = ""
     status: int = 0
@@ -36,6 +38,27 @@ class Record(Struct):
     rule: str = ""  # the rule that allowed it
     bytes_in: int = 0  # from the caller
     bytes_out: int = 0  # to the caller
+    id: str = ""  # of a refusal: 32 hexadecimal digits, the same on both nodes; the caller's trace id when it sent one
+    host: str = ""  # the server name of TLS that we do not open
+    tls_peer: str = ""  # the SPIFFE id that the other end proved, of a call that crosses nodes
+    tls_version: str = ""
+    tls_cipher: str = ""
+
+
+def new_id() -> str:
+    """A trace id as W3C Trace Context section 3.2.2.3 has it: 16 random bytes in hexadecimal."""
+    return os.urandom(16).hex()
+
+
+_TRACEPARENT = re.compile(rb"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
+
+
+def trace_id(fields: Iterable[tuple[bytes, bytes]]) -> str:
+    """The trace id that a caller sent in `traceparent`, "" when it sent none or a malformed one."""
+    for name, value in fields:
+        if name == b"traceparent" and (match := _TRACEPARENT.fullmatch(value)) and match[1].strip(b"0"):
+            return match[1].decode()
+    return ""
 
 
 Sink = Callable[[Record], None]

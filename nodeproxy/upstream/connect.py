@@ -6,6 +6,7 @@ import os
 import socket
 
 import trio
+from trio.abc import HalfCloseableStream
 
 from nodeproxy.context import Conn, Pick
 from nodeproxy.errors import Refused
@@ -47,10 +48,23 @@ def _is_anothers(conn: Conn, address: str) -> bool:
     return address in context.sockets.node_addresses() or context.snapshot.has_address(address)
 
 
-async def dial(conn: Conn, pick: Pick) -> trio.SocketStream:
-    """Connect to the picked endpoint. Raises Refused "connect-failed" or "connect-timeout"; the experience is noted in `live`."""
+async def dial(conn: Conn, pick: Pick) -> HalfCloseableStream:
+    """Connect to the picked endpoint: by a tunnel, when it is on another node.
+
+    Raises Refused "connect-failed", "connect-timeout", or what a tunnel ends in; the experience is noted in `live`.
+    """
     context = conn.context
     endpoint = pick.endpoint
+    if pick.hop is not None:
+        assert context.peers is not None, "the proxy runs first"
+        try:
+            stream = await context.peers.tunnel(conn, pick)
+        except Refused as refused:
+            if refused.flag in _UNREACHED:
+                context.live.failed(endpoint, trio.current_time())
+            raise
+        context.live.connected(endpoint)
+        return stream
     family = socket.AF_INET6 if ":" in endpoint.address else socket.AF_INET
     try:
         if pick.local and pick.workload is not None:
@@ -77,6 +91,12 @@ async def dial(conn: Conn, pick: Pick) -> trio.SocketStream:
     sock.close()
     context.live.failed(endpoint, trio.current_time())
     raise Refused("connect-timeout", f"{endpoint}: no answer in {context.limits.connect_timeout:g} s")
+
+
+# Refusals that tell something about the endpoint, and not about who asked.
+_UNREACHED = frozenset(
+    ("connect-failed", "connect-timeout", "peer-lost", "tls-failed", "peer-expired", "peer-untrusted", "peer-unexpected")
+)
 
 
 def _is_loopback(address: str) -> bool:

@@ -13,7 +13,7 @@ import trio
 from nodeproxy.context import Conn, Pick
 from nodeproxy.errors import Refused
 from policy.authz import DENIALS
-from policy.model import Endpoint, Request, Service, ServicePort, Verdict, Workload
+from policy.model import Endpoint, Hop, Protocol, Request, Service, ServicePort, Verdict, Workload
 from policy.snapshot import Destination, Snapshot
 
 
@@ -29,12 +29,13 @@ class Outward:
         snapshot = context.snapshot
         destination = snapshot.destination(*conn.dialled)
         if destination.kind == "service":
-            endpoint, service = self._balance(snapshot, destination, request, tried)
+            endpoint, service, protocol = self._balance(snapshot, destination, request, tried)
         elif destination.kind == "workload":
             assert destination.endpoint is not None
             if destination.endpoint in tried:
                 raise Refused("connect-failed", str(destination.endpoint))
-            endpoint, service = destination.endpoint, destination.service.key if destination.service else ""
+            endpoint, protocol = destination.endpoint, destination.protocol
+            service = destination.service.key if destination.service else ""
         elif destination.kind == "no-port":
             raise _no_port(destination, conn)
         else:
@@ -44,11 +45,12 @@ class Outward:
         if not verdict.allowed:
             raise denied(verdict, workload)
         local = workload is not None and workload.key in context.captured
-        return Pick(endpoint, workload, service, verdict.rule, local)
+        hop = None if local or workload is None or not workload.enrolled else self._hop(snapshot, workload, endpoint)
+        return Pick(endpoint, workload, service, verdict.rule, local, hop, protocol)
 
     def _balance(
         self, snapshot: Snapshot, destination: Destination, request: Request | None, tried: Collection[Endpoint]
-    ) -> tuple[Endpoint, str]:
+    ) -> tuple[Endpoint, str, Protocol]:
         service, port = destination.service, destination.port
         assert service is not None
         assert port is not None
@@ -79,7 +81,17 @@ class Outward:
         endpoint = live.least_loaded(port.endpoints, tried, trio.current_time())
         if endpoint is None:
             raise Refused("connect-failed", f"every endpoint of {service.key}:{port.port} was tried")
-        return endpoint, service.key
+        return endpoint, service.key, port.protocol
+
+    def _hop(self, snapshot: Snapshot, workload: Workload, endpoint: Endpoint) -> Hop | None:
+        """The way to a workload of another node. None: it is of this one, though not captured (yet), or is called in plain."""
+        if workload.node == snapshot.node or (not workload.node and (workload.netns or workload.unit)):
+            return None
+        if self._conn.context.identities.trust() is None:
+            if workload.node and snapshot.mtls(workload.namespace) != "disabled":
+                raise Refused("no-certificate", f"{workload.key} is on node {workload.node}, and this node has joined no mesh", workload)
+            return None
+        return snapshot.hop(workload, endpoint.address)
 
     def _pass(self, snapshot: Snapshot, tried: Collection[Endpoint]) -> Pick:
         endpoint = Endpoint(*self._conn.dialled)
@@ -122,16 +134,25 @@ class Inward:
         conn = self._conn
         workload = conn.context.snapshot.workload(conn.workload.key) or conn.workload
         verdict = conn.context.snapshot.authorize(conn.identity, workload, conn.dialled[1], request)
+        rule = verdict.rule
         if not verdict.allowed:
-            raise denied(verdict, workload)
+            # An AccessControl names addresses, where mTLS is not strict; whoever has proved an identity is judged by that.
+            rule = "" if conn.identity else conn.context.snapshot.plain_rule(conn.peer[0], workload, conn.dialled[1])
+            if not rule:
+                raise denied(verdict, workload)
         if self._endpoint in tried:
             raise Refused("connect-failed", str(self._endpoint))
-        return Pick(self._endpoint, workload, "", verdict.rule, True)
+        return Pick(self._endpoint, workload, "", rule, True, None, conn.context.snapshot.destination(*conn.dialled).protocol)
 
     def still_allows(self, pick: Pick, request: Request | None) -> bool:
-        snapshot = self._conn.context.snapshot
-        workload = snapshot.workload(self._conn.workload.key)
-        return workload is not None and snapshot.authorize(self._conn.identity, workload, self._conn.dialled[1], request).allowed
+        conn = self._conn
+        snapshot = conn.context.snapshot
+        workload = snapshot.workload(conn.workload.key)
+        if workload is None:
+            return False
+        if snapshot.authorize(conn.identity, workload, conn.dialled[1], request).allowed:
+            return True
+        return not conn.identity and snapshot.plain_rule(conn.peer[0], workload, conn.dialled[1]) != ""
 
     def misdirected(self, host: str) -> bool:
         named = self._conn.context.snapshot.named(host, self._conn.workload.namespace)

@@ -1,12 +1,20 @@
-"""TRANSLATORS: one file for each dialect, one shape, run in this order. A translator reads objects that passed its checks."""
+"""TRANSLATORS: one file for each dialect or question, one shape, run in this order. A translator reads objects that passed its checks."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 from policy.draft import Draft, Input
-from policy.translate import core, osm, smi
+from policy.translate import access, core, mtls, osm, reach, revocation, smi
 
 Translator = Callable[[Input, Draft], None]
 
-TRANSLATORS: tuple[Translator, ...] = (osm.translate, core.translate, smi.translate)
+TRANSLATORS: tuple[Translator, ...] = (
+    osm.translate,
+    mtls.translate,
+    core.translate,
+    reach.translate,
+    smi.translate,
+    access.translate,
+    revocation.translate,
+)

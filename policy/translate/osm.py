@@ -10,6 +10,7 @@ from policy.draft import Draft, Input
 from policy.model import Exclusions, Mesh
 from policy.resources import Resource
 from policy.shapes import MeshConfig
+from policy.translate import mtls
 
 LABEL_MONITORED = "openservicemesh.io/monitored-by"
 LABEL_IGNORE = "openservicemesh.io/ignore"
@@ -27,7 +28,9 @@ def translate(resources: Input, draft: Draft) -> None:
         draft.report(other, "warning", "$", f"a second MeshConfig; {configs[0].title} is in force", "keep one of them")
     spec: MeshConfig = configs[0].spec
     traffic = spec.traffic
-    draft.mesh = Mesh(permissive=traffic.enable_permissive_traffic_policy_mode, egress=traffic.enable_egress)
+    draft.mesh = Mesh(
+        permissive=traffic.enable_permissive_traffic_policy_mode, egress=traffic.enable_egress, mtls=mtls.mode(configs[0]) or "strict"
+    )
     draft.exclusions = Exclusions(
         tuple(sorted(set(traffic.inbound_port_exclusion_list or ()))),
         tuple(sorted(set(traffic.outbound_port_exclusion_list or ()))),
@@ -53,7 +56,8 @@ def _warn_of_injection(resources: Input, draft: Draft) -> None:
 
 
 def check_mesh_config(resource: Resource[Any]) -> Iterable[tuple[str, str, str]]:
-    """(path, message, hint) of every address range that is none."""
+    """(path, message, hint) of a mode that is none, and every address range that is none."""
+    yield from mtls.check(resource)
     traffic = resource.spec.traffic
     for name, values in (
         ("outboundIPRangeExclusionList", traffic.outbound_ip_range_exclusion_list),

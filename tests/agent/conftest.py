@@ -99,6 +99,7 @@ class ShownDaemon:
         self.conns: Mapping[int, Any] = {}
         self.metrics = Metrics()
         self.access_log = AccessLog("off", len)
+        self.keeper: Any = None
         self.enforcing = True
         self.standings: dict[str, Condition] = {
             "shop/buyer": Condition(True, "/run/netns/em-buyer"),

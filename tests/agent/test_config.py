@@ -6,9 +6,22 @@ from typing import Any
 
 import pytest
 
-from agent.config import Environment, NodeConfig, Settings, environment, is_node_config, parse_address, waiting, wrong_overrides
+from agent.config import (
+    AuthorityConfig,
+    Environment,
+    Http2,
+    IdentityConfig,
+    NodeConfig,
+    Settings,
+    environment,
+    is_node_config,
+    parse_address,
+    waiting,
+    wrong_overrides,
+)
 from agent.sources import manifest
-from nodeproxy.limits import Limits
+from nodeproxy.limits import Limits, PeerLimits
+from policy.model import Node
 from policy.resources import RawObject
 
 
@@ -94,6 +107,29 @@ def test_the_command_line_wins() -> None:
         ("{stateDir: here}", "spec.stateDir: is not an absolute path"),
         ("{node: 'Not A Name'}", "spec.node: is no DNS name"),
         ("7", "spec is not a mapping"),
+        ("{addresses: [10.0.0.0/8]}", "spec.addresses: '10.0.0.0/8' is no IP address"),
+        ("{addresses: [box.example]}", "spec.addresses: 'box.example' is no IP address"),
+        ("{addresses: [0.0.0.0]}", "0.0.0.0 is no address that other nodes could dial"),
+        ("{addresses: ['fe80::1%eth0']}", "is no address that other nodes could dial"),
+        ("{addresses: ['FD00::01']}", "FD00::01 is written fd00::1"),
+        ("{addresses: [10.0.0.1, 10.0.0.1]}", "an address stands twice"),
+        ("{addresses: 10.0.0.1}", "spec.addresses: Expected `array`, got `str`"),
+        ("{metered: 1}", "spec.metered: Expected `bool`, got `int`"),
+        ("{identity: {lifetime: 0}}", "spec.identity.lifetime: Expected `float` > 0.0"),
+        ("{identity: {lifetime: 3600}}", "spec.identity: refresh must be shorter than lifetime"),
+        ("{identity: {tolerance: -1}}", "spec.identity.tolerance: Expected `float` >= 0.0"),
+        ("{identity: {lifetme: 1}}", "unknown field spec.identity.lifetme (did you mean lifetime?)"),
+        ("{identity: {authority: ca.example}}", "spec.identity.authority: is not HOST:PORT"),
+        ("{identity: {authority: '10.0.0.300:1'}}", "spec.identity.authority: is not HOST:PORT"),
+        ("{identity: {authority: '::1:1'}}", "spec.identity.authority: is not HOST:PORT"),
+        ("{authority: {listen: ''}}", "spec.authority.listen: is not ADDRESS:PORT"),
+        ("{authority: {listen: 'ca.example:1'}}", "spec.authority.listen: is not ADDRESS:PORT"),
+        ("{http2: {streamWindow: 100}}", "spec.http2.streamWindow: Expected `int` >= 16384"),
+        ("{http2: {connectionWindow: 65534}}", "spec.http2.connectionWindow: Expected `int` >= 65535"),
+        ("{http2: {streamWindow: 2000000}}", "spec.http2: connectionWindow must be at least streamWindow"),
+        ("{http2: {streams: 0}}", "spec.http2.streams: Expected `int` >= 1"),
+        ("{peers: {connections: 0}}", "spec.peers.connections: Expected `int` >= 1"),
+        ("{peers: {keepalive: 0}}", "spec.peers.keepalive: Expected `float` > 0.0"),
     ],
 )
 def test_a_field_that_cannot_be_used_is_a_problem_and_changes_nothing(spec: str, message: str) -> None:
@@ -174,3 +210,113 @@ def test_overrides_are_checked() -> None:
 )
 def test_addresses(address: str, found: tuple[str, int] | None) -> None:
     assert parse_address(address) == found
+
+
+# several nodes
+
+
+def test_defaults_for_several_nodes() -> None:
+    config, _ = read()
+    assert (config.addresses, config.metered) == ((), False)
+    assert config.identity == IdentityConfig(14 * 86400, 300, 3600, "")
+    assert config.authority == AuthorityConfig("0.0.0.0:15012")
+    assert config.http2 == Http2(262144, 1048576, 100)
+    assert config.peers == PeerLimits(2, 300, 10, 300)
+
+
+def test_every_field_for_several_nodes_can_be_set() -> None:
+    config, problems = read(
+        *objects(
+            "{addresses: [192.0.2.1, '2001:db8::1'], metered: true, identity: {lifetime: 7200, tolerance: 0, refresh: 60, "
+            "authority: 'ca.example:15012'}, authority: {listen: '[::]:1'}, http2: {streamWindow: 65536, connectionWindow: 65536, "
+            "streams: 7}, peers: {connections: 3, idleTimeout: 4, keepalive: 5, keepaliveMetered: 6}}"
+        )
+    )
+    assert problems == []
+    assert (config.addresses, config.metered) == (("192.0.2.1", "2001:db8::1"), True)
+    assert config.identity == IdentityConfig(7200, 0, 60, "ca.example:15012")
+    assert (config.authority, config.http2, config.peers) == (AuthorityConfig("[::]:1"), Http2(65536, 65536, 7), PeerLimits(3, 4, 5, 6))
+
+
+@pytest.mark.parametrize("authority", ["", "10.0.0.1:15012", "[::1]:15012", "ca:1", "ca.example:65535"])
+def test_authorities(authority: str) -> None:
+    config, problems = read(*objects(f"{{identity: {{authority: '{authority}'}}}}"))
+    assert (config.identity.authority, problems) == (authority, [])
+
+
+def test_how_nodes_are_reached_is_laid_over_default() -> None:
+    settings = Settings(host="box")
+    problems = settings.read(
+        objects("{metered: true, ports: {tunnel: 16000}}")
+        + objects("{addresses: [192.0.2.1]}", name="box")
+        + objects("{addresses: [192.0.2.2], metered: false, ports: {tunnel: 16001}}", name="n2")
+        + objects("{}", name="n3")
+    )
+    assert problems == []
+    expected = (Node("box", ("192.0.2.1",), 16000, True), Node("n2", ("192.0.2.2",), 16001), Node("n3", (), 16000, True))
+    assert settings.nodes() == expected
+    assert settings.config.addresses == ("192.0.2.1",)
+    settings.read(objects("{}", name="n3"))
+    assert settings.nodes() == (Node("n3"),), "a node that is gone is gone"
+
+
+def test_default_alone_is_no_node() -> None:
+    settings = Settings(host="box")
+    settings.read(objects("{addresses: [192.0.2.1]}"))
+    assert settings.nodes() == ()
+    assert settings.config.addresses == ("192.0.2.1",)
+
+
+def test_the_command_line_does_not_speak_for_other_nodes() -> None:
+    settings = Settings({"node": "n1", "state_dir": "/x"}, host="box")
+    settings.read(objects("{addresses: [192.0.2.1]}", name="n1") + objects("{addresses: [192.0.2.2]}", name="n2"))
+    assert [node.name for node in settings.nodes()] == ["n1", "n2"]
+
+
+@pytest.mark.parametrize("spec", ["{addresses: [nowhere]}", "7"])
+def test_a_broken_config_of_another_node_keeps_how_it_is_reached(spec: str) -> None:
+    settings = Settings(host="box")
+    settings.read(objects("{addresses: [192.0.2.1]}", name="box") + objects("{addresses: [192.0.2.2]}", name="n2"))
+    (problem,) = settings.read(objects("{addresses: [192.0.2.1]}", name="box") + objects(spec, name="n2"))
+    assert problem.object == "NodeConfig n2"
+    assert settings.nodes() == (Node("box", ("192.0.2.1",)), Node("n2", ("192.0.2.2",)))
+
+
+def test_a_config_of_a_version_that_is_not_read_keeps_what_was_known() -> None:
+    settings = Settings(host="box")
+    (raw,) = objects("{addresses: [192.0.2.2]}", name="n2")
+    settings.read([raw])
+    (problem,) = settings.read([RawObject({**raw.data, "apiVersion": "edgemesh.io/v9"}, raw.where, {})])
+    assert problem.severity == "error"
+    assert settings.nodes() == (Node("n2", ("192.0.2.2",)),)
+
+
+def test_a_broken_default_does_not_take_on_what_this_node_says_for_itself() -> None:
+    settings = Settings(host="box")
+    rest = objects("{addresses: [192.0.2.1], metered: true}", name="box") + objects("{}", name="n2")
+    settings.read(objects("{ports: {tunnel: 16000}}") + rest)
+    for spec in ("{addresses: x, metered: x, ports: {tunnel: x}}", "7"):
+        assert settings.read(objects(spec) + rest)
+        assert settings.nodes() == (Node("box", ("192.0.2.1",), 16000, True), Node("n2", (), 16000))
+
+
+def test_two_nodes_at_one_address_are_pointed_out() -> None:
+    same = objects("{addresses: [192.0.2.1]}", name="a") + objects("{addresses: [192.0.2.1]}", name="b")
+    settings = Settings(host="box")
+    (problem,) = settings.read(same)
+    assert str(problem).startswith("b0.yaml:4: warning: NodeConfig b: spec.addresses: 192.0.2.1 port 15008 is where node a is reached too")
+    assert settings.accepted == tuple(same), "in force all the same"
+    assert settings.read(same[:1] + objects("{addresses: [192.0.2.1], ports: {tunnel: 16000}}", name="b")) == [], "behind one router"
+
+
+def test_what_was_good_before_a_restart_stands_in() -> None:
+    first = Settings(host="box")
+    first.read(objects("{accessLog: all}") + objects("{addresses: [192.0.2.2]}", name="n2"))
+    second = Settings(host="box")
+    second.remember(first.accepted)
+    assert second.config == Settings(host="box").config, "nothing is in force yet"
+    second.read(objects("{accessLog: loud}") + objects("{addresses: [nowhere]}", name="n2"))
+    assert (second.config.access_log, second.nodes()) == ("all", (Node("n2", ("192.0.2.2",)),))
+    assert [raw.data["spec"] for raw in second.accepted] == [{"accessLog": "all"}, {"addresses": ["192.0.2.2"]}]
+    second.read(objects("{accessLog: loud}"))
+    assert [raw.data["spec"] for raw in second.accepted] == [{"accessLog": "all"}], "what is gone is not kept"

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from agent.explain import Question, Unclear, answer, find_destination, find_workload, query, question
 from agent.httpd import Ask
-from policy.model import Service, Workload
+from policy.model import Node, Revoked, Service, Workload
 
 
 @pytest.mark.parametrize("words", ["shop/buyer", "buyer.shop", "buyer", "buyer.shop.svc.cluster.local"])
@@ -84,6 +84,21 @@ def test_answers(daemon: Any) -> None:
     assert (stream["asked"], stream["reason"]) == ("tcp", "http-only")
     nowhere = answer(daemon.snapshot, Question("buyer", "empty"))
     assert (nowhere["reason"], nowhere["meaning"]) == ("no-endpoint", "the service has no endpoint that could take this")
+
+
+def test_the_way_and_who_refuses(daemon: Any) -> None:
+    from msgspec.structs import replace
+
+    allowed = answer(daemon.snapshot, Question("buyer", "store-v1", path="/buy"))
+    assert [allowed[key] for key in ("node", "mtls", "way", "revoked", "side")] == ["edge-1", "strict", "direct", [], ""]
+    far = replace(daemon.snapshot, revoked=Revoked(nodes=("edge-1",)), nodes=(Node("edge-2", ("192.0.2.2",)),))
+    there = replace(daemon.snapshot.workload("shop/store-v1"), node="edge-2")
+    far = replace(far, workloads=tuple(there if w.key == there.key else w for w in far.workloads))
+    denied = answer(far, Question("buyer", "store-v1", path="/buy"))
+    assert (denied["reason"], denied["way"], denied["side"]) == ("peer-revoked", "tunnel", "node edge-2, the destination's")
+    assert (denied["meaning"], denied["lacked"]) == ("the peer's node or identity is revoked", "node edge-1 is revoked")
+    assert denied["revoked"] == ["node edge-1 is revoked"]
+    assert any("tunnel to node edge-2 at 192.0.2.2:15008, expecting spiffe://" in step for step in denied["steps"])
 
 
 def test_endpoints_that_differ(daemon: Any) -> None:

@@ -16,7 +16,7 @@ from agent.sources import Change, manifest
 from agent.state import State
 from agent.store import Published, Store, look
 from policy.build import Built
-from policy.model import Problem, Where, Workload
+from policy.model import Node, Problem, Where, Workload
 from policy.resources import RawObject
 from policy.snapshot import Snapshot
 
@@ -29,7 +29,7 @@ def workload(name: str, netns: str = "x") -> str:
     return f"apiVersion: edgemesh.io/v1alpha1\nkind: Workload\nmetadata: {{name: {name}, namespace: n}}\nspec: {{netns: {netns}}}\n---\n"
 
 
-def fake_build(resources: Sequence[RawObject], good: Any, addresses: Any, config: NodeConfig) -> Built:
+def fake_build(resources: Sequence[RawObject], good: Any, addresses: Any, config: NodeConfig, nodes: Sequence[Node]) -> Built:
     """A workload for every object; one named "bug" is a fault of ours, one named "bad" is replaced by what was good."""
     names = [raw.data["metadata"]["name"] for raw in resources]
     if "bug" in names:
@@ -40,7 +40,8 @@ def fake_build(resources: Sequence[RawObject], good: Any, addresses: Any, config
     workloads = tuple(
         Workload("n", name, "s", (raw.data["spec"]["netns"],)) for name, raw in sorted((k[11:], r) for k, r in accepted.items())
     )
-    return Built(Snapshot(config.node, workloads=workloads, addresses={**addresses, "n/s": ("1",)}), tuple(problems), accepted)
+    snapshot = Snapshot(config.node, workloads=workloads, addresses={**addresses, "n/s": ("1",)}, nodes=tuple(nodes))
+    return Built(snapshot, tuple(problems), accepted)
 
 
 class Follower:
@@ -209,17 +210,30 @@ async def test_after_a_fault_of_ours_the_store_goes_on() -> None:
         nursery.cancel_scope.cancel()
 
 
+async def restart(directory: Path, build: Any, *changes: Change, whole: bool = True) -> Published:
+    """A store's whole life: it starts with what the directory holds, hears these changes, and leaves what it knows."""
+    store, follower = make(State(directory), build), Follower()
+    saved = trio.Event()
+    async with trio.open_nursery() as nursery:
+
+        async def follow(published: Published) -> None:
+            await follower(published)
+            if published.number == 2:
+                saved.set()
+
+        nursery.start_soon(store.run, follow)
+        store.apply(changes, whole)
+        await follower.wait(1)
+        store.apply([])  # the second build begins when the first one's outcome is on the disk
+        with trio.fail_after(20):
+            await saved.wait()
+        nursery.cancel_scope.cancel()
+    return follower.got[0]
+
+
 async def test_a_restart_remembers_what_was_good_and_the_addresses(tmp_path: Path) -> None:
     async def once(change: Sequence[Change], whole: bool) -> Published:
-        store, follower = make(State(tmp_path)), Follower()
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(store.run, follower)
-            store.apply(change, whole)
-            published = await follower.wait(1)
-            while not (tmp_path / "addresses.json").exists():
-                await trio.sleep(0.005)
-            nursery.cancel_scope.cancel()
-        return published
+        return await restart(tmp_path, fake_build, *change, whole=whole)
 
     await once([file("a", workload("a")), file("b", workload("b"))], whole=True)
     # The file is broken now, another is gone: what the one said is remembered, the other is not.
@@ -271,3 +285,38 @@ def test_look_reads_a_directory_with_the_real_policy(tmp_path: Path) -> None:
 def test_look_at_nothing(tmp_path: Path) -> None:
     published = look(tmp_path / "nowhere")
     assert (published.objects, [problem.severity for problem in published.problems]) == (0, ["error"])
+
+
+def node_config(name: str, spec: str) -> str:
+    return f"apiVersion: edgemesh.io/v1alpha1\nkind: NodeConfig\nmetadata: {{name: {name}}}\nspec: {spec}\n---\n"
+
+
+def test_the_settings_of_every_node_reach_policy() -> None:
+    store = make(build=store_module.build)
+    text = node_config("default", "{ports: {tunnel: 16000}}") + node_config("n2", "{addresses: [192.0.2.2], metered: true}")
+    store.apply([file("c", text)], whole=True)
+    published = store.make()
+    assert published is not None
+    assert published.snapshot.nodes == (Node("n2", ("192.0.2.2",), 16000, True),)
+
+
+async def test_settings_outlive_a_restart_with_a_broken_file(tmp_path: Path) -> None:
+    good = node_config("box", "{accessLog: all, addresses: [192.0.2.1]}") + node_config("n2", "{addresses: [192.0.2.2]}")
+    await restart(tmp_path, fake_build, file("c", good))
+    # The file is no YAML any more; then it is, with a field that cannot be used.
+    for text in ("kind: 'broken\n", good.replace("all", "loud").replace("192.0.2.2", "nowhere")):
+        published = await restart(tmp_path, fake_build, file("c", text))
+        assert published.config.access_log == "all"
+        assert [node.addresses for node in published.snapshot.nodes] == [("192.0.2.1",), ("192.0.2.2",)]
+        assert any(problem.severity == "error" for problem in published.problems)
+    published = await restart(tmp_path, fake_build, file("d", workload("a")))
+    assert (published.config.access_log, published.snapshot.nodes) == ("denied", ()), "what is gone is not remembered"
+
+
+async def test_a_revocation_outlives_a_restart_with_a_broken_file(tmp_path: Path) -> None:
+    stolen = "apiVersion: edgemesh.io/v1alpha1\nkind: Revocation\nmetadata: {name: stolen}\nspec: {nodes: [till-3]}\n"
+    for text in (stolen, "kind: 'broken\n", stolen.replace("nodes", "nodez"), stolen.replace("name: stolen", "name: [")):
+        published = await restart(tmp_path, store_module.build, file("r", text))
+        assert published.snapshot.revoked.nodes == ("till-3",)
+    published = await restart(tmp_path, store_module.build, file("r", stolen.replace("till-3", "till-4")))
+    assert published.snapshot.revoked.nodes == ("till-4",)

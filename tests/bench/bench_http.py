@@ -20,8 +20,8 @@ import trio
 
 from nodeproxy.capture import Ports
 from nodeproxy.context import Conn, Context, Pick
-from nodeproxy.http.exchange import serve_http
 from nodeproxy.http.pool import Pool
+from nodeproxy.http.rooms import serve_http
 from nodeproxy.limits import Limits
 from nodeproxy.stream import Peeked
 from nodeproxy.telemetry.report import Record

@@ -50,6 +50,9 @@ class Kernel:
     def outwards(self, workload, family, kind=socket.SOCK_STREAM):
         return unbound(family, kind)
 
+    def from_node(self, family):
+        return unbound(family, socket.SOCK_STREAM)
+
     def resolver_asked(self, workload, client, listener):
         return self.resolver
 

@@ -97,7 +97,8 @@ class Echo:
     def __init__(self, name, port, address="0.0.0.0"):
         self.accepted = 0
         with inside(name):
-            self.sock = socket.create_server((address, port))
+            both = {"family": socket.AF_INET6, "dualstack_ipv6": True} if address == "::" else {}
+            self.sock = socket.create_server((address, port), **both)
         threading.Thread(target=self.run, daemon=True).start()
 
     def run(self):

@@ -59,6 +59,10 @@ class FakeSockets:
         self.made.append(("outwards", workload.key, family, kind))
         return self._socket(unbound(family, kind))
 
+    def from_node(self, family):
+        self.made.append(("from_node", family))
+        return self._socket(unbound(family, socket.SOCK_STREAM))
+
     def _socket(self, sock):
         self.sockets.append(sock)
         if self.error:

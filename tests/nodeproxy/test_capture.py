@@ -47,8 +47,9 @@ def test_our_ports():
 
 
 def test_doors_close_in_two_steps():
-    doors = Doors(*([socket.socket()] for _ in range(4)))
+    doors = Doors(*([socket.socket()] for _ in range(5)))
     doors.close_tcp()
+    assert doors.tunnel[0].fileno() < 0
     assert [sock.fileno() < 0 for group in (doors.outbound, doors.inbound, doors.dns_udp, doors.dns_tcp) for sock in group] == [
         True,
         True,

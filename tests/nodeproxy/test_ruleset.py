@@ -18,6 +18,7 @@ def test_a_workload():
         table inet edgemesh {
           set out_ports { 25, 53 }
           set in_ports { 22 }
+          set doors { 15001, 15006, 15008, 15053 }
           set out_nets4 { 10.0.0.0/8 }
           set out_nets6 { fd00::/8 }
           set only_nets4 {  }
@@ -46,6 +47,7 @@ def test_a_workload():
           chain in { type nat hook prerouting priority -100
             iifname lo accept
             meta l4proto tcp th dport @in_ports accept
+            meta l4proto tcp th dport 15008 accept
             meta l4proto tcp fib daddr type local redirect to :15006
           }
           chain guard { type filter hook output priority 300
@@ -60,9 +62,13 @@ def test_a_workload():
             meta l4proto tcp reject
           }
           chain guard_in { type filter hook input priority 0
+            meta l4proto tcp th dport @doors tcp flags & (syn | ack) == syn socket cgroupv2 level 1 42 accept
+            meta l4proto tcp th dport @doors tcp flags & (syn | ack) == syn ct status dnat socket mark & 0x0 == 0x0 reject
             iifname lo accept
             meta l4proto tcp th dport @in_ports accept
-            meta l4proto tcp tcp flags & (syn | ack) == syn th dport != 15006 reject
+            meta l4proto tcp th dport @doors tcp flags & (syn | ack) == syn socket mark & 0x0 == 0x0 reject
+            meta l4proto tcp th dport @doors tcp flags & (syn | ack) == syn accept
+            meta l4proto tcp tcp flags & (syn | ack) == syn reject
           }
         }""").strip()
     )
@@ -73,7 +79,16 @@ def test_without_a_cgroup_ours_is_a_mark_and_never_the_one_of_transparent_socket
     out = [str(rule) for rule in found.rules if rule.chain == "out"]
     assert out[0] == "meta mark 0x6d6e0001 accept"
     assert not any("53" in rule for rule in out), "no DNS of ours, no redirect"
+    into = [str(rule) for rule in found.rules if rule.chain == "guard_in"]
+    assert into[0].endswith("socket mark 0x6d6e0001 accept"), "and so is what listens at a door"
     assert Marks().local != Marks().bypass
+
+
+def test_a_tunnel_door_of_another_port():
+    found = str(workload_ruleset(Ports(tunnel=16000), Marks(), None, Exclusions(), RANGES, dns=True))
+    assert "th dport 16000 accept" in found
+    assert "15006, 16000, 15053" in found
+    assert "15008" not in found
 
 
 def test_an_inclusion_list_captures_nothing_else():
@@ -185,6 +200,8 @@ TWO_UNITS = """
       chain input { type filter hook input priority 0
         meta l4proto tcp th dport @doors ct state new ct status != dnat reject
         meta l4proto udp th dport @doors ct state new ct status != dnat drop
+        meta l4proto tcp th dport @doors ct state new socket cgroupv2 level 1 42 accept
+        meta l4proto tcp th dport @doors ct state new socket mark & 0x0 == 0x0 reject
         meta l4proto tcp socket cgroupv2 level 2 10 th dport @in_ports_0 accept
         meta l4proto tcp socket cgroupv2 level 2 10 ct state new reject
         meta l4proto tcp socket cgroupv2 level 2 20 th dport @in_ports_1 accept
@@ -195,5 +212,21 @@ TWO_UNITS = """
 
 
 def test_every_match_reads_as_text():
-    keys = ("mark", "oif", "iif", "proto", "dport", "port-in", "net4-in", "net6-in", "local", "reply", "dnat", "new", "syn")
-    assert all(str(Match(key, 1 if key in ("mark", "dport") else "x")) for key in keys)
+    keys = (
+        "mark",
+        "oif",
+        "iif",
+        "proto",
+        "dport",
+        "port-in",
+        "net4-in",
+        "net6-in",
+        "local",
+        "reply",
+        "dnat",
+        "new",
+        "anybody",
+        "syn",
+        "listener",
+    )
+    assert all(str(Match(key, 1 if key in ("mark", "dport", "listener") else "x")) for key in keys)

@@ -9,6 +9,7 @@ from agent.demo.documents import MEMBERS, fixed, workload
 from agent.demo.plan import HOSTS
 from agent.demo.steps import STEPS
 from agent.sources.manifest import read
+from nodeproxy.credentials import NoIdentities
 from nodeproxy.errors import Refused
 from nodeproxy.upstream.live import Live
 from nodeproxy.upstream.route import Outward
@@ -49,7 +50,7 @@ def who(snapshot, name):
 def calls(snapshot, caller, service, request, times=20):
     """Where so many calls come to: a workload's name, or why not."""
     workload = who(snapshot, caller)
-    context = SimpleNamespace(snapshot=snapshot, live=Live(1), captured=set())
+    context = SimpleNamespace(snapshot=snapshot, live=Live(1), captured=set(), identities=NoIdentities())
     address = snapshot.service(service).addresses[0]
     port = snapshot.service(service).ports[0].port
     route = Outward(SimpleNamespace(context=context, workload=workload, identity=workload.identity, dialled=(address, port)))

@@ -3,6 +3,7 @@
 import copy
 import random
 
+import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -11,9 +12,10 @@ from agent.sources.manifest import read
 from policy.build import build
 from policy.model import Where
 from policy.resources import KINDS, RawObject
+from policy.snapshot import Snapshot
 
 WORLD = b"""
-{apiVersion: v1, kind: Namespace, metadata: {name: shop, labels: {openservicemesh.io/monitored-by: m}, annotations: {openservicemesh.io/sidecar-injection: enabled}}}
+{apiVersion: v1, kind: Namespace, metadata: {name: shop, labels: {openservicemesh.io/monitored-by: m}, annotations: {openservicemesh.io/sidecar-injection: enabled, edgemesh.io/mtls: permissive}}}
 ---
 {apiVersion: v1, kind: Service, metadata: {name: web, namespace: shop}, spec: {selector: {app: web}, ports: [{name: http, port: 80, targetPort: main, appProtocol: http}]}}
 ---
@@ -29,7 +31,7 @@ status: {phase: Running, podIP: 10.0.0.1, podIPs: [{ip: 10.0.0.1}], conditions: 
 ---
 {apiVersion: apps/v1, kind: Deployment, metadata: {name: d, namespace: shop}, spec: {template: {metadata: {labels: {app: web}}, spec: {serviceAccountName: web, containers: [{ports: [{name: main, containerPort: 9000}]}]}}}}
 ---
-{apiVersion: edgemesh.io/v1alpha1, kind: Workload, metadata: {name: w, namespace: shop}, spec: {template: d, labels: {v: "1"}, addresses: [10.0.0.2], netns: w, ports: [{name: main, port: 8080, protocol: TCP}]}}
+{apiVersion: edgemesh.io/v1alpha1, kind: Workload, metadata: {name: w, namespace: shop}, spec: {template: d, labels: {v: "1"}, addresses: [10.0.0.2], netns: w, ports: [{name: main, port: 8080, protocol: TCP}], tunnelPort: 15009}}
 ---
 {apiVersion: specs.smi-spec.io/v1alpha4, kind: HTTPRouteGroup, metadata: {name: r, namespace: shop}, spec: {matches: [{name: a, pathRegex: /a, methods: [GET], headers: [{x: y}]}]}}
 ---
@@ -42,6 +44,10 @@ status: {phase: Running, podIP: 10.0.0.1, podIPs: [{ip: 10.0.0.1}], conditions: 
 {apiVersion: split.smi-spec.io/v1alpha4, kind: TrafficSplit, metadata: {name: s, namespace: shop, creationTimestamp: "2024-01-01T00:00:00Z"}, spec: {service: web, matches: [{kind: HTTPRouteGroup, name: r}], backends: [{service: web-2, weight: 1}]}}
 ---
 {apiVersion: config.openservicemesh.io/v1alpha2, kind: MeshConfig, metadata: {name: c, namespace: o}, spec: {traffic: {enableEgress: true, outboundIPRangeExclusionList: [10.0.0.0/8], outboundPortExclusionList: [25]}}}
+---
+{apiVersion: policy.openservicemesh.io/v1alpha1, kind: AccessControl, metadata: {name: a, namespace: shop}, spec: {backends: [{name: web, port: {number: 8080, protocol: http}}], sources: [{kind: IPRange, name: 10.0.0.0/24}, {kind: Service, namespace: shop, name: web-2}]}}
+---
+{apiVersion: edgemesh.io/v1alpha1, kind: Revocation, metadata: {name: stolen}, spec: {nodes: [till-3, till-4], identities: [{namespace: shop, serviceAccount: thief}], serials: ["0A:1B"]}}
 """
 OBJECTS = read(WORLD, "w.yaml").objects
 GOOD = build(OBJECTS)
@@ -78,6 +84,11 @@ def replaced(number, path, value):
     return RawObject(data, Where("changed.yaml", 5), {})
 
 
+def revoked(built):
+    found = built.snapshot.revoked
+    return {*found.nodes, *found.identities, *found.serials}
+
+
 def answer(built):
     return built.snapshot, built.problems, built.accepted
 
@@ -85,6 +96,18 @@ def answer(built):
 def test_the_world_has_no_problem():
     assert [p for p in GOOD.problems if p.severity != "notice"] == []
     assert {raw.data["kind"] for raw in OBJECTS} == set(KINDS) - {"ServiceAccount"}
+    assert len(revoked(GOOD)) == 4
+    assert [(g.destination, g.ports, g.networks) for g in GOOD.snapshot.plain] == [
+        ("shop/p", (8080,), ("10.0.0.0/24", "10.0.0.1/32")),
+        ("shop/w", (8080,), ("10.0.0.0/24", "10.0.0.1/32")),
+    ]
+
+
+@pytest.mark.parametrize("codec", [msgspec.json, msgspec.msgpack])
+def test_the_world_from_its_bytes_is_the_same(codec):
+    data = codec.encode(GOOD.snapshot)
+    copy = codec.decode(data, type=Snapshot)
+    assert (copy, codec.encode(copy)) == (GOOD.snapshot, data)
 
 
 @given(st.permutations(range(len(OBJECTS))))
@@ -110,6 +133,9 @@ def test_any_change_to_a_good_object_makes_problems_at_most(place, value):
     built = build(raws, good.accepted, good.snapshot.addresses)
     assert all(p.where.file in ("w.yaml", "changed.yaml") and p.where.line for p in built.problems)
     assert len(built.snapshot.grants) <= len(good.snapshot.grants), "nothing is granted by accident"
+    assert sum(len(g.ports) for g in built.snapshot.plain) <= sum(len(g.ports) for g in good.snapshot.plain)
+    if any(p.severity == "error" for p in built.problems):
+        assert revoked(good) <= revoked(built), "what cannot be read lifts no revocation"
     # The same objects again, now with what was accepted as the previous ones: nothing drifts.
     again = build(raws, built.accepted, built.snapshot.addresses)
     assert (again.snapshot, again.accepted) == (built.snapshot, built.accepted)

@@ -3,7 +3,7 @@
 import itertools
 
 from policy.draft import Draft, Input
-from policy.model import Backend, Grant, Identity, Service, Split, Where, Workload
+from policy.model import Backend, Grant, Identity, Mesh, Node, PlainGrant, Revoked, Service, Split, Where, Workload
 from policy.resources import RawObject, Resource, decode
 
 GRANTS = [Grant(rule, Identity("n", who), Identity("n", whom)) for rule in "rs" for who in "ab" for whom in "xy"]
@@ -33,6 +33,21 @@ def test_freeze_sorts_and_joins():
     assert (snapshot.node, snapshot.addresses) == ("node", {"n/x": ("240.240.0.1",)})
 
 
+def test_what_several_nodes_need_is_sorted_and_frozen():
+    draft = Draft("node", {}, (), [Node("b"), Node("a", ("192.0.2.1",))])
+    draft.mesh = Mesh(mtls="permissive")
+    draft.modes = {"z": "strict", "a": "disabled"}
+    draft.plain = [PlainGrant(rule, "n/w", (1,), ("10.0.0.0/8",)) for rule in "ba"]
+    draft.revoked = Revoked(("c",))
+    snapshot = draft.freeze()
+    assert snapshot.nodes == (Node("a", ("192.0.2.1",)), Node("b"))
+    assert list(snapshot.modes) == ["a", "z"]
+    assert [g.rule for g in snapshot.plain] == ["a", "b"]
+    assert snapshot.revoked == Revoked(("c",))
+    assert [draft.mtls(namespace) for namespace in "az"] == ["disabled", "strict"]
+    assert draft.mtls("other") == "permissive"
+
+
 def resource(kind, name, namespace, line):
     data = {"apiVersion": "v1", "kind": kind, "metadata": {"name": name, "namespace": namespace}}
     found = decode(RawObject(data, Where("f.yaml", line), {}))
@@ -54,6 +69,17 @@ def test_input_is_in_order_of_names_by_kind():
         assert known.get("Namespace", "n") is given[2]
         assert known.get("Service", "n/zz") is None
         assert list(known.all("Pod")) == []
+
+
+def test_what_is_made_of_the_input_is_made_once():
+    known = Input([resource("Service", "b", "n", 1)])
+    asked = []
+
+    def make(given):
+        asked.append(given)
+        return len(list(given.all("Service")))
+
+    assert (known.once(make), known.once(make), asked) == (1, 1, [known])
 
 
 def test_a_report_names_the_object_and_its_line():

@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from agent.sources.manifest import read
+from nodeproxy.credentials import NoIdentities
 from nodeproxy.errors import Refused
 from nodeproxy.http.message import split_target
 from nodeproxy.upstream.live import Live
@@ -49,8 +50,9 @@ def request(asked):
 
 def connection(snapshot, who, dialled, door=None, live=None):
     """What a route asks of a connection: outwards through the door of `who`, or inwards through `door`."""
-    context = SimpleNamespace(snapshot=snapshot, live=live or Live(1), captured=set())
-    return SimpleNamespace(context=context, workload=door or who, identity=who.identity if who else None, dialled=dialled)
+    context = SimpleNamespace(snapshot=snapshot, live=live or Live(1), captured=set(), identities=NoIdentities())
+    identity, peer = (who.identity if who else None), ("192.0.2.9", 40000)
+    return SimpleNamespace(context=context, workload=door or who, identity=identity, peer=peer, dialled=dialled)
 
 
 def call(snapshot, asked):

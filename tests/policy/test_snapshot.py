@@ -2,9 +2,26 @@
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 
 from policy.authz import Authority
-from policy.model import Backend, Endpoint, Grant, HttpMatch, Identity, Mesh, Request, Service, ServicePort, Split, Workload
+from policy.model import (
+    Backend,
+    Endpoint,
+    Grant,
+    Hop,
+    HttpMatch,
+    Identity,
+    Mesh,
+    Node,
+    PlainGrant,
+    Request,
+    Revoked,
+    Service,
+    ServicePort,
+    Split,
+    Workload,
+)
 from policy.snapshot import Snapshot
 
 W1 = Workload("shop", "w1", "web", ("10.0.0.1", "fd00::1"), (8080,), "n1")
@@ -175,3 +192,107 @@ def test_a_warm_snapshot_has_nothing_left_to_make():
     snapshot.workload("a/b")
     snapshot.named("a.b", "c")
     assert set(snapshot.__dict__) == made
+
+
+# several nodes
+
+TILL = Workload("shop", "till", "till", ("10.2.0.1", "fd02::1"), (8080,), "n2")
+LONE = Workload("shop", "lone", "lone", ("10.3.0.1",), (8080,), "n3", tunnel_port=16000)
+OPEN = Workload("lab", "open", "open", ("10.3.0.2",), (80,), "n2")
+NODES = (Node("n2", ("192.0.2.2", "2001:db8::2"), 15018, True), Node("n3", metered=True))
+FAR = Snapshot(
+    "n1",
+    Mesh(permissive=True, trust_domain="edge.test"),
+    (TILL, LONE, OPEN),
+    nodes=NODES,
+    modes={"lab": "disabled", "yard": "permissive"},
+    revoked=Revoked(("n9",), (Identity("shop", "thief"),), ("1ab",)),
+    plain=(
+        PlainGrant("AccessControl lab/a", "lab/open", (80, 81), ("10.9.0.0/16", "fd09::/64")),
+        PlainGrant("AccessControl lab/b", "lab/open", (80,), ("10.9.0.7/32",)),
+        PlainGrant("AccessControl shop/c", "shop/till", (8080,), ("0.0.0.0/0",)),
+    ),
+)
+
+
+def test_a_node_that_says_where_it_is_has_one_door_for_all():
+    door = Hop("192.0.2.2", 15018, "spiffe://edge.test/node/n2", "n2", True)
+    assert FAR.hop(TILL, "10.2.0.1") == door
+    assert FAR.hop(TILL, "fd02::1") == replace(door, address="2001:db8::2"), "of the family that was dialled, where there is one"
+    assert replace(FAR, nodes=(Node("n2", ("192.0.2.2",), 15018, True),)).hop(TILL, "fd02::1") == door
+
+
+def test_otherwise_a_workload_is_dialled_at_its_own_door():
+    assert FAR.hop(LONE, "10.3.0.1") == Hop("10.3.0.1", 16000, "spiffe://edge.test/ns/shop/sa/lone", "", True)
+    usual = replace(LONE, tunnel_port=0, node="unheard-of")
+    assert FAR.hop(usual, "10.3.0.1") == Hop("10.3.0.1", 15008, "spiffe://edge.test/ns/shop/sa/lone", "", False)
+
+
+def test_without_mtls_there_is_no_hop():
+    assert FAR.hop(OPEN, "10.3.0.2") is None
+    assert FAR.hop(replace(OPEN, namespace="yard"), "10.3.0.2") is not None, "permissive concerns callers from outside the mesh"
+    assert replace(FAR, mesh=Mesh(mtls="disabled")).hop(TILL, "10.2.0.1") is None
+
+
+def test_the_mode_of_a_namespace_goes_before_that_of_the_mesh():
+    assert [FAR.mtls(namespace) for namespace in ("shop", "lab", "yard")] == ["strict", "disabled", "permissive"]
+    assert replace(FAR, mesh=Mesh(mtls="permissive")).mtls("shop") == "permissive"
+
+
+@pytest.mark.parametrize(
+    ("identity", "node", "serial", "why"),
+    [
+        (Identity("shop", "till"), "n2", "2ab", ""),
+        (Identity("shop", "till"), "n9", "2ab", "node n9 is revoked"),
+        (None, "n9", "", "node n9 is revoked"),
+        (Identity("shop", "thief"), "n2", "2ab", "identity shop/thief is revoked"),
+        (Identity("shop", "till"), "n2", "01:AB", "certificate 1ab is revoked"),
+        (None, "", "", ""),
+    ],
+)
+def test_who_is_refused(identity, node, serial, why):
+    assert FAR.refuses(identity, node, serial) == why
+    assert not Snapshot("n").refuses(identity, node, serial)
+
+
+def test_a_revoked_source_is_denied_in_permissive_mode_too():
+    thief, honest = Identity("shop", "thief"), Identity("shop", "till")
+    assert FAR.authorize(honest, TILL, 8080).allowed
+    assert FAR.authorize(thief, TILL, 8080).reason == "revoked"
+    assert FAR.authorize_udp(thief, TILL, 53).reason == "revoked"
+    strict = Snapshot("n", workloads=(W1,), grants=(READ,), revoked=Revoked(identities=(READ.source,)))
+    assert strict.authorize(READ.source, W1, 80, Request("GET", "/a", [(b"x", b"y")])).reason == "revoked"
+
+
+@pytest.mark.parametrize(
+    ("address", "port", "rule"),
+    [
+        ("10.9.1.1", 80, "AccessControl lab/a"),
+        ("10.9.0.7", 80, "AccessControl lab/b"),
+        ("10.9.0.7", 81, "AccessControl lab/a"),
+        ("::ffff:10.9.1.1", 80, "AccessControl lab/a"),
+        ("fd09::5", 80, "AccessControl lab/a"),
+        ("fd09:0:0:1::5", 80, ""),
+        ("10.8.0.1", 80, ""),
+        ("10.9.1.1", 82, ""),
+        ("nonsense", 80, ""),
+    ],
+)
+def test_plain_text_is_let_in_by_a_rule_for_that_network_and_port(address, port, rule):
+    assert FAR.plain_rule(address, OPEN, port) == rule
+
+
+def test_in_strict_mode_no_rule_lets_plain_text_in():
+    assert FAR.plain_rule("10.9.1.1", TILL, 8080) == ""
+    assert replace(FAR, mesh=Mesh(mtls="permissive")).plain_rule("10.9.1.1", TILL, 8080) == "AccessControl shop/c"
+
+
+@pytest.mark.parametrize("codec", [msgspec.json, msgspec.msgpack])
+def test_what_several_nodes_need_is_encoded_too(codec):
+    data = codec.encode(FAR.warm())
+    copy = codec.decode(data, type=Snapshot)
+    assert copy == FAR
+    assert codec.encode(copy) == data
+    assert copy.hop(TILL, "10.2.0.1") == FAR.hop(TILL, "10.2.0.1")
+    assert copy.plain_rule("10.9.0.7", OPEN, 80) == "AccessControl lab/b"
+    assert copy.refuses(None, "n9") == FAR.refuses(None, "n9")

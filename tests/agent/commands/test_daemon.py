@@ -75,7 +75,8 @@ def test_demo(monkeypatch: pytest.MonkeyPatch) -> None:
     assert main(["demo"]) == 0
     assert main(["demo", "--step", "3", "--hold"]) == 0
     assert main(["demo", "--app", "bookstore", "port=1"]) == 0
-    assert calls == [(None, False, None), (3, True, None), (None, False, ["bookstore", "port=1"])]
+    assert main(["demo", "--nodes", "2"]) == 0
+    assert calls == [(None, False, None, 1), (3, True, None, 1), (None, False, ["bookstore", "port=1"], 1), (None, False, None, 2)]
 
 
 @pytest.mark.slow

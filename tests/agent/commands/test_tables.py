@@ -200,6 +200,8 @@ lacked    TrafficTarget shop/buying names source shop/buyer, not shop/thief
 way       shop/thief is identity shop/thief
           service shop/store-v1 port 80 -> endpoint 10.1.0.3:8080
           shop/store-v1 is identity shop/store
+          shop/store-v1 is on node edge-1, as the caller: direct, mTLS mode strict
+          refused by node edge-1
 """
     )
     assert "why       no-rule: no TrafficTarget lets this source reach\n          this destination\n" in shown(tables.explain(denied), 60)

@@ -11,7 +11,7 @@ import yaml
 
 from agent.demo import documents
 from agent.demo.documents import MEMBERS, Folder, fixed, node_config, workload
-from agent.demo.plan import HOSTS
+from agent.demo.plan import HOSTS, hosts, sites
 from agent.demo.steps import STEPS
 
 NETWORK = SimpleNamespace(ipv6=True, name=lambda host: f"em-{host}")
@@ -67,13 +67,30 @@ def test_a_kernel_without_ipv6_gives_no_ipv6_addresses():
 
 
 def test_the_daemon_of_the_demo_is_kept_apart(tmp_path):
-    spec = yaml.safe_load(node_config(tmp_path, "127.0.0.1:15021"))["spec"]
-    assert spec == {
+    (site,) = sites(1)
+    document = yaml.safe_load(node_config(site, NETWORK, tmp_path, "127.0.0.1:15021"))
+    assert document["metadata"] == {"name": "default"}
+    assert document["spec"] == {
         "node": "demo",
         "adminSocket": f"{tmp_path}/admin.sock",
         "stateDir": f"{tmp_path}/state",
         "metricsAddress": "127.0.0.1:15021",
     }
+
+
+def test_two_nodes_have_settings_of_their_own_and_say_how_they_are_reached(tmp_path):
+    found = [yaml.safe_load(node_config(site, NETWORK, tmp_path / site.node, "127.0.0.1:15021")) for site in sites(2)]
+    assert [document["metadata"]["name"] for document in found] == ["node-1", "node-2"]
+    assert [document["spec"]["addresses"] for document in found] == [["10.71.0.1", "fd71:656d::1"], ["10.71.0.2", "fd71:656d::2"]]
+    assert found[1]["spec"]["stateDir"] == f"{tmp_path}/node-2/state"
+    assert "node" not in found[0]["spec"], "a NodeConfig's own name says it"
+
+
+def test_a_workload_says_on_which_of_two_nodes_it_is():
+    found = {host.name: yaml.safe_load(workload(host, NETWORK))["spec"] for host in hosts(2) if host.name in MEMBERS}
+    assert {name for name, spec in found.items() if spec["node"] == "node-2"} == {"bookstore-v1", "bookwarehouse", "mysql"}
+    assert found["mysql"]["addresses"] == ["10.71.2.16", "fd71:656d:2::16"]
+    assert found["bookbuyer"]["node"] == "node-1"
 
 
 def test_a_folder_holds_exactly_what_it_is_told(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import shutil
 import signal
@@ -13,7 +14,7 @@ import pytest
 
 from agent.demo import network
 from agent.demo.network import Network, remove_leftovers
-from agent.demo.plan import HOSTS, Host
+from agent.demo.plan import Host, hosts, sites
 from agent.demo.surroundings import environment
 
 PREFIX = "emt-"  # a demo may be running beside the tests
@@ -142,5 +143,41 @@ def test_removing_nothing_is_no_error():
     remove_leftovers(PREFIX)
 
 
-def test_the_plan_has_no_address_twice():
-    assert len({host.address4 for host in HOSTS} | {host.address6 for host in HOSTS}) == 2 * len(HOSTS)
+@pytest.mark.parametrize("nodes", [1, 2])
+def test_the_plan_has_no_address_twice(nodes):
+    boxes, where = hosts(nodes), sites(nodes)
+    found = [address for box in boxes for address in (box.address4, box.address6)]
+    found += [address for site in where for address in (site.gateway4, site.gateway6)]
+    if nodes > 1:
+        found += [address for site in where for address in (site.link4, site.link6)]
+    assert len(set(found)) == len(found)
+    assert {str(ipaddress.ip_address(address)) for address in found} == set(found), "as people write them"
+    for box in boxes:
+        networks = next(site.subnets for site in where if site.number == box.site)
+        for address, subnet in zip((box.address4, box.address6), networks, strict=True):
+            assert ipaddress.ip_address(address) in ipaddress.ip_network(subnet)
+
+
+def reaches(host: str, address: str) -> bool:
+    """Does the box there answer? It refuses: nobody listens."""
+    code = (
+        "import socket, sys\n"
+        "try: socket.create_connection((sys.argv[1], 9), 1)\n"
+        "except ConnectionRefusedError: print('there')\n"
+        "except OSError: pass\n"
+    )
+    return run(host, sys.executable, "-c", code, address).stdout == "there\n"
+
+
+def test_boxes_of_two_nodes_reach_each_other_over_a_link_that_can_be_down(eventually):
+    left, right = (Host("left", 11, 1), Host("right", 12, 2))
+    with Network((left, right), PREFIX, configure_names=False, sites=sites(2)) as made:
+        addresses = [right.address4, *([right.address6] if made.ipv6 else [])]
+        for _ in range(2):
+            for address in addresses:  # for a moment the kernel asks whether a link-local address is another's
+                eventually(lambda address=address: reaches("left", address))
+            assert reaches("right", left.address4)
+            made.link(up=False)
+            assert not any(reaches("left", address) for address in addresses)
+            made.link(up=True)
+    assert names() == set()

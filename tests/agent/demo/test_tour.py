@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -10,10 +11,12 @@ from rich.console import Console
 
 from agent.demo import tour
 from agent.demo.judge import Sample
-from agent.demo.plan import HOSTS
-from agent.demo.steps import STEPS
+from agent.demo.plan import HOSTS, Site, hosts, sites
+from agent.demo.processes import StartFailed
+from agent.demo.steps import OUTAGE, STEPS
 from agent.demo.tour import Tour
-from agent.demo.town import StartFailed
+
+SOCKET = Path("/run/x/admin.sock")
 
 
 class Clock:
@@ -33,9 +36,9 @@ class FakeTown:
     """Counters that move as `rates` (books a second by owner) say; the policy of a step arrives `delay` seconds after its files."""
 
     notes = ["mysql is a stand-in"]  # noqa: RUF012
-    network = SimpleNamespace(hosts=HOSTS, ipv6=True, name=lambda host: f"em-{host}")
+    network = SimpleNamespace(hosts=HOSTS, ipv6=True, name=lambda host: f"em-{host}", sites=(Site(),))
     folder = config = SimpleNamespace(path="/run/x/config")
-    socket = "/run/x/admin.sock"
+    mesh = SimpleNamespace(socket=lambda site: f"/run/x/{site.name}.sock")
 
     def __init__(self, clock: Clock) -> None:
         self.clock = clock
@@ -160,7 +163,7 @@ def test_hold_goes_straight_to_its_step_and_stays_until_interrupted(setting, mon
     assert set(setting.town.applied) == {STEPS[3].title}
     text = setting.out.getvalue()
     assert "netns exec em-bookthief curl -i http://bookstore.bookstore:14001/books-bought" in text
-    assert "status --socket /run/x/admin.sock" in text
+    assert "status --socket /run/x/node.sock" in text
 
 
 def test_hold_ends_when_something_of_the_demo_does(setting, monkeypatch):
@@ -184,10 +187,55 @@ def test_ready_is_what_the_admin_socket_says(setting, monkeypatch):
         return {"ready": True}
 
     monkeypatch.setattr(tour.client, "get", get)
-    assert (setting.tour._ready(), setting.tour._ready()) == (False, True)
-    assert asked == [("/run/x/admin.sock", "/ready")] * 2
+    assert (setting.tour._ready(SOCKET), setting.tour._ready(SOCKET)) == (False, True)
+    assert asked == [(str(SOCKET), "/ready")] * 2
 
 
 def test_private_namespaces_are_entered_first(setting, monkeypatch):
     monkeypatch.setattr(setting.tour, "enter", "nsenter --target 5 --net --mount ")
     assert setting.tour.commands()[0].strip().startswith("nsenter --target 5 --net --mount bash")
+
+
+@pytest.fixture
+def two(setting, monkeypatch):
+    """The same with two nodes. `noticed` seconds after the link went down or up, calls over it know."""
+    town, clock = setting.town, setting.clock
+    town.links, setting.noticed = [], 12.0
+
+    def link(up):
+        town.links.append((up, clock.now))
+        town.override = {} if up else {"bookbuyer": 0.0, "bookstore-v1": 0.0}
+        town.apply(town.applied and OUTAGE)
+
+    def attempt(trial, namespace):
+        setting.tried.append((trial, namespace))
+        late = not town.links or clock.now - town.links[-1][1] >= setting.noticed
+        return "" if late or namespace != "em-bookbuyer" else "expected otherwise"
+
+    monkeypatch.setattr(town, "network", SimpleNamespace(**vars(FakeTown.network) | {"hosts": hosts(2), "sites": sites(2), "link": link}))
+    monkeypatch.setattr(tour.trials, "attempt", attempt)
+    setting.tour.hosts = {host.name: host for host in hosts(2)}
+    return setting
+
+
+def test_two_nodes_lose_their_link_at_the_end_and_have_it_again(two):
+    assert two.tour.run(9, hold=False) == 0
+    assert [up for up, _ in two.town.links] == [False, True]
+    assert "step 10: the link between the nodes goes down, and up again: ok" in two.out.getvalue()
+    assert "all 10 held" in two.out.getvalue()
+    assert {trial.wanted for trial, _ in two.tried} >= {"unreachable", "closed"}
+
+
+def test_a_link_whose_loss_nobody_notices_fails_the_step(two):
+    two.noticed = 1000.0
+    assert two.tour.run(9, hold=False) == 1
+    assert "the link is down: curl bookbuyer -> http://bookstore.bookstore:14001/books-bought: expected otherwise" in two.out.getvalue()
+    assert "FAILED: step 10" in two.out.getvalue()
+
+
+@pytest.mark.parametrize("hold", [True, False])
+def test_a_tour_that_ends_early_leaves_the_link_alone(two, monkeypatch, hold):
+    monkeypatch.setattr(two.tour, "_hold", lambda _: None)
+    assert two.tour.run(9 if hold else 3, hold) == 0
+    assert two.town.links == []
+    assert sum("status --socket" in command for command in two.tour.commands()) == 2

@@ -6,14 +6,15 @@ import stat
 
 import pytest
 
-from agent.demo.plan import HOSTS
+from agent.demo.plan import HOSTS, hosts
 from agent.demo.steps import STEPS
-from agent.demo.trials import STORE, Trial, attempt, judge, trials
+from agent.demo.trials import STORE, Trial, attempt, crossing, judge, trials
 
 BY_NAME = {host.name: host for host in HOSTS}
 OK = "HTTP/1.1 200 OK\r\nidentity: bookstore-v1\r\n\r\n<html>"
 DENIED = "HTTP/1.1 403 Forbidden\r\nX-Edgemesh-Reason: denied\r\n\r\nno"
 FORBIDDEN = "HTTP/1.1 403 Forbidden\r\nserver: nginx\r\n\r\nno"
+UNREACHABLE = "HTTP/1.1 503 Service Unavailable\r\nx-edgemesh-reason: peer-lost\r\n\r\n"
 GREETING = "J\x00\x00\x00\n5.5.5-10.11.19-MariaDB"
 
 
@@ -34,6 +35,14 @@ GREETING = "J\x00\x00\x00\n5.5.5-10.11.19-MariaDB"
         ("greeted", GREETING, True),
         ("greeted", "", False),
         ("greeted", DENIED, False),
+        ("closed", "", True),
+        ("closed", DENIED, True),
+        ("closed", OK, False),
+        ("closed", FORBIDDEN, False),
+        ("unreachable", UNREACHABLE, True),
+        ("unreachable", "HTTP/1.1 503 Service Unavailable\r\n\r\n", False),
+        ("unreachable", OK, False),
+        ("unreachable", "", False),
     ],
 )
 def test_an_outcome_is_judged_by_what_was_wanted(wanted, output, holds):
@@ -70,6 +79,18 @@ def test_under_policy_nobody_but_the_stores_reaches_what_is_behind_them():
         assert {(trial.who, trial.wanted) for trial in behind} == {
             (who, wanted) for who in ("bookbuyer", "bookthief") for wanted in ("denied", "refused")
         }
+
+
+def test_between_two_nodes_a_stranger_tries_the_tunnel_doors():
+    two = {host.name: host for host in hosts(2)}
+    for step in STEPS:
+        doors = {trial.words[-1] for trial in trials(step, two, ipv6=True) if trial.wanted == "closed"}
+        assert {
+            f"{scheme}://{door}:15008/" for scheme in ("http", "https") for door in ("10.71.2.13", "[fd71:656d:2::13]", "10.71.0.2")
+        } == doors
+        assert not [trial for trial in trials(step, BY_NAME, ipv6=True) if trial.wanted == "closed"]
+    assert two["bookbuyer"].site != two["bookstore-v1"].site
+    assert (crossing(up=True).wanted, crossing(up=False).wanted) == ("answered", "unreachable")
 
 
 def test_without_ipv6_no_ipv6_address_is_tried():

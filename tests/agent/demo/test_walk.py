@@ -21,14 +21,19 @@ def test_a_step_that_is_none_is_named(capsys, step):
     assert f"no step {step}" in capsys.readouterr().err
 
 
+def test_a_number_of_nodes_that_is_none_is_named(capsys):
+    assert walk.main(None, False, None, 3) == 2
+    assert "not 3" in capsys.readouterr().err
+
+
 def test_a_box_that_cannot_is_told_why(capsys, monkeypatch):
     def prepare(arguments):
         raise Unsuited(f"the demo needs curl: {arguments}")
 
     monkeypatch.setattr(surroundings, "prepare", prepare)
     monkeypatch.setattr(walk.signal, "signal", lambda *_: None)
-    assert walk.main(4, True, None) == 2
-    assert "edgemesh demo: the demo needs curl: ['--step', '4', '--hold']" in capsys.readouterr().err
+    assert walk.main(4, True, None, 2) == 2
+    assert "edgemesh demo: the demo needs curl: ['--step', '4', '--hold', '--nodes', '2']" in capsys.readouterr().err
 
 
 def test_a_second_demo_is_refused(tmp_path):

@@ -125,6 +125,15 @@ def test_it_follows_its_workload(log):
     assert found.table.rulesets[0] != found.table.rulesets[1]
 
 
+def test_a_tunnel_door_that_moves_is_opened_at_its_new_port(log):
+    log.shut = ""
+    found = made()
+    first = found.doors
+    assert found.keep(Workload("n", "a", "a", tunnel_port=16000)) is found.doors is not first
+    assert "th dport 16000 accept" in str(found.table.rulesets[-1])
+    assert found.keep(found.workload) is None
+
+
 def test_rules_stay_when_it_is_closed_and_go_when_it_is_removed(log):
     found = made()
     del log[:]

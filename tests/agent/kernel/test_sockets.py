@@ -4,6 +4,7 @@ import os
 import socket
 
 import pytest
+from msgspec import structs
 
 from agent.kernel import sockets
 from nodeproxy.capture import Ports
@@ -44,7 +45,8 @@ def test_who_calls_out_is_here_and_who_calls_in_is_anywhere(opened, ports):
     assert names(doors.outbound) <= {("127.0.0.1", ports.outbound), ("::1", ports.outbound)}
     assert ("0.0.0.0", ports.inbound) in names(doors.inbound)
     assert names(doors.dns_udp) <= {("127.0.0.1", ports.dns), ("::1", ports.dns)}
-    every = [*doors.outbound, *doors.inbound, *doors.dns_udp, *doors.dns_tcp]
+    assert names(doors.tunnel) == {(address, ports.tunnel) for address, _ in names(doors.inbound)}
+    every = [*doors.outbound, *doors.inbound, *doors.dns_udp, *doors.dns_tcp, *doors.tunnel]
     assert not any(sock.getblocking() or os.get_inheritable(sock.fileno()) for sock in every)
 
 
@@ -52,6 +54,25 @@ def test_without_names_there_are_no_doors_for_them(opened):
     doors, _ = opened(dns=False)
     assert not doors.dns_udp
     assert not doors.dns_tcp
+
+
+def test_without_a_port_there_is_no_tunnel_door(ports):
+    doors, fault = sockets.open_doors(structs.replace(ports, tunnel=0), 0, dns=True)
+    doors.close()
+    assert (doors.tunnel, fault) == ([], "")
+
+
+def test_the_nodes_own_door_is_at_its_addresses_only(ports):
+    doors, fault = sockets.node_doors(("127.0.0.1", "192.0.2.1"), ports.tunnel, 0)
+    again, taken = sockets.node_doors(("127.0.0.1",), ports.tunnel, 0)
+    found = names(doors)
+    for door in doors:
+        assert not door.getblocking()
+        door.close()
+    assert found == {("127.0.0.1", ports.tunnel), ("192.0.2.1", ports.tunnel)}
+    assert fault == "this node does not have its address 192.0.2.1 (yet): no tunnel comes in there. See NodeConfig addresses"
+    assert not again
+    assert f"no tunnel door at port {ports.tunnel} of 127.0.0.1: Address already in use" in taken
 
 
 def test_a_port_that_is_taken_is_told_and_the_others_open(opened, ports):

@@ -1,6 +1,7 @@
 """Units come, restart and go: what their table is told. A folder stands for the cgroups; the real ones are in the netns ring."""
 
 import pytest
+from msgspec import structs
 
 from agent.config import NodeConfig
 from agent.kernel import units
@@ -57,6 +58,7 @@ def host(monkeypatch, tmp_path):
 
     def open_doors(ports, mark, dns, kept=None):
         host.opened.append((ports.outbound, len(host.table.rulesets)))
+        host.tunnel = ports.tunnel
         return Doors([], [], [], []), host.shut
 
     monkeypatch.setattr(units.sockets, "open_doors", open_doors)
@@ -118,6 +120,19 @@ def test_a_port_that_was_taken_is_tried_again(host):
     host.shut = ""
     assert settle(host, "a") == {"n/a": ""}
     assert host.heard == ["+a", "+a"]
+
+
+def test_a_unit_has_a_tunnel_door_only_where_its_manifest_gives_it_a_port(host):
+    (host.slice / "a.service").mkdir()
+    settle(host, "a")
+    assert host.tunnel == 0
+    for port in (16000, 16001):
+        host.settle({"n/a": structs.replace(unit("a"), tunnel_port=port)})
+        assert host.tunnel == port
+        assert str(port) not in str(host.table.rulesets[-1]), "who dials it is left alone"
+    assert host.heard == ["+a"] * 3
+    host.settle({"n/a": structs.replace(unit("a"), tunnel_port=port)})
+    assert host.heard == ["+a"] * 3
 
 
 def test_no_port_is_left_for_one_unit_and_the_others_stay(host, monkeypatch):

@@ -15,8 +15,8 @@ from trio.testing import lockstep_stream_pair, memory_stream_pair
 from nodeproxy.capture import Ports
 from nodeproxy.context import Conn, Context, Pick
 from nodeproxy.errors import Refused
-from nodeproxy.http import reach
-from nodeproxy.http.exchange import serve_http
+from nodeproxy.http import reach, shared
+from nodeproxy.http.rooms import serve_http
 from nodeproxy.http.pool import Pool
 from nodeproxy.limits import Limits
 from nodeproxy.stream import Peeked, abort, close_now
@@ -84,6 +84,7 @@ class FakeRoute:
         self.refuse: Refused | Callable[[Request], Refused | None] | None = None
         self.requests: list[Request] = []
         self.elsewhere = "warehouse"
+        self.protocol: Any = ""
 
     def pick(self, request: Request | None, tried: Collection[Endpoint] = ()) -> Pick:
         assert request is not None
@@ -93,7 +94,7 @@ class FakeRoute:
             raise refused
         for endpoint in self.endpoints:
             if endpoint not in tried:
-                return Pick(endpoint, STORE, "shop/store", "TrafficTarget shop/t", local=True)
+                return Pick(endpoint, STORE, "shop/store", "TrafficTarget shop/t", local=True, protocol=self.protocol)
         raise Refused("no-endpoint", "shop/store")
 
     def still_allows(self, pick: Pick, request: Request | None) -> bool:
@@ -123,6 +124,15 @@ class House:
         self.failure: Exception | None = None
         self.caller: Pipe
         self.conn: Conn
+
+    @property
+    def protocol(self) -> str:
+        """What the server's Service port declares."""
+        return str(self.route.protocol)
+
+    @protocol.setter
+    def protocol(self, value: str) -> None:
+        self.route.protocol = value
 
     def limit(self, **values: Any) -> None:
         self.limits = Limits(**values)
@@ -253,5 +263,6 @@ async def house(nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch) -> Async
     house = House(nursery)
     house.servers = [answering(OK)]
     monkeypatch.setattr(reach, "dial", house.dial)
+    monkeypatch.setattr(shared, "dial", house.dial)
     yield house
     nursery.cancel_scope.cancel()

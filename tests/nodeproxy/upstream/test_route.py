@@ -273,7 +273,7 @@ async def test_a_caller_without_an_identity_is_never_admitted(context, connect, 
 
 async def test_a_caller_whose_identity_is_proved_is_judged_by_it(context, connect):
     conn = connect(("10.0.0.2", 8080), STORE, "inbound")
-    conn.source = BUYER
+    conn.source, conn.identity = BUYER, BUYER.identity
     route = Inward(conn)
     pick = route.pick(None)
     assert (pick.endpoint, pick.workload, pick.rule, pick.local) == (E2, STORE, "TrafficTarget shop/buying", True)

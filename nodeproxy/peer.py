@@ -1,0 +1,114 @@
+"""What rooms see of a connection to another node, and the one kind of it that there is: HTTP/2 over TLS."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol, cast
+
+import trio
+from msgspec import Struct
+
+from nodeproxy.credentials import Credentials, Peer, Trust
+from nodeproxy.http.h2 import Bounds, Channel, Connection
+from nodeproxy.http.message import Fields
+from nodeproxy.stream import Stream
+from nodeproxy.tls import MESH, Secured
+
+
+class PeerConnection(Protocol):
+    """All that rooms see: whoever else comes to own these connections has this to offer."""
+
+    @property
+    def peer(self) -> Peer:
+        """Who proved to be at the other end."""
+        ...
+
+    @property
+    def native(self) -> bool:
+        """The other end takes requests that are not CONNECT."""
+        ...
+
+    async def open(self, fields: Fields, end: bool = False) -> Channel:
+        """Open a stream. Raises Refused("peer-lost") when the connection takes no more."""
+        ...
+
+    def room(self) -> int:
+        """How many more streams may be opened now."""
+        ...
+
+    def drain(self) -> None:
+        """No new streams; it ends with the last one."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class Settings(Struct, frozen=True):
+    """Connections between nodes. Seconds."""
+
+    connections: int = 2  # for one identity and place
+    idle_timeout: float = 300.0  # after the last stream; who was dialled waits twice as long, so that the dialler closes
+    keepalive: float = 10.0  # a quiet connection with streams is asked whether it lives
+    keepalive_metered: float = 300.0  # the same where either node's link costs by the byte
+    answer: float = 20.0  # for the answer to that
+
+
+class Link(Connection):
+    """One HTTP/2 connection with a peer who proved who he is, in either role. Its owner runs it and closes the stream below.
+
+    `made_of`: our credentials and roots in its handshake. `met` is called once, when the other end has sent its SETTINGS: in TLS 1.3
+    a client learns only then that the server believed its certificate.
+    """
+
+    def __init__(
+        self,
+        secured: Secured,
+        client: bool,
+        bounds: Bounds,
+        name: str,
+        made_of: tuple[Credentials, Trust],
+        met: Callable[[], None] = lambda: None,
+    ) -> None:
+        super().__init__(cast(Stream, secured.stream), client, bounds, name)
+        assert secured.peer is not None, "nobody proved anything"
+        self.peer = secured.peer
+        self.native = secured.alpn == MESH
+        self.made_of = made_of
+        self.heard_of = False  # the other end has sent its SETTINGS
+        self.pinged_at = trio.current_time()
+        self.verdict = ""  # the flag and the reason that it was cut with
+        self.why = ""
+        self._met = met
+        self._promised = 0  # streams that somebody is about to open
+
+    @property
+    def ending(self) -> bool:
+        """It takes no new streams, whichever end said so."""
+        return self.closed or self._draining
+
+    def room(self) -> int:
+        return max(0, super().room() - self._promised)
+
+    def promise(self) -> None:
+        """Keep room for a stream that is about to be opened. Kept until `open`, or until the next `forgive`."""
+        self._promised += 1
+
+    def forgive(self) -> None:
+        """Forget promises: whoever has not come by now does not come."""
+        self._promised = 0
+
+    async def open(self, fields: Fields, end: bool = False) -> Channel:
+        self._promised = max(0, self._promised - 1)
+        return await super().open(fields, end)
+
+    def greeted(self) -> None:
+        super().greeted()
+        if not self.heard_of:
+            self.heard_of = True
+            self._met()
+
+    def cut(self, verdict: str, why: str) -> None:
+        """End it at once, for a reason."""
+        if not self.closed:
+            self.verdict, self.why = verdict, why
+            self.close()
