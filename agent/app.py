@@ -26,7 +26,7 @@ from agent.identity.keeper import Keeper
 from agent.kernel.condition import Condition
 from agent.kernel.ground import Ground
 from agent.membership import Membership, MembershipError
-from agent.metrics import Metrics
+from agent.metrics import Metrics, certificates
 from agent.refusals import Refusals
 from agent.sources.directory import read, watch
 from agent.state import State
@@ -54,17 +54,15 @@ def run(directory: Path, overrides: Mapping[str, Any], hold_authority: bool = Fa
     settings.remember(State(Path(settings.config.state_dir)).load()[0])
     settings.read(objects)
     try:
-        node = Node(directory, settings, hold_authority)
-    except MembershipError as error:
-        print(f"edgemesh: {error}", file=sys.stderr)
-        return 1
-    try:
         admin = AdminSocket(Path(settings.config.admin_socket))
     except AdminSocketError as error:
         print(f"edgemesh: {error}", file=sys.stderr)
         return 1
     try:
-        trio.run(node.run, admin, strict_exception_groups=True)
+        trio.run(Node(directory, settings, hold_authority).run, admin, strict_exception_groups=True)
+    except MembershipError as error:
+        print(f"edgemesh: {error}", file=sys.stderr)
+        return 1
     finally:
         admin.close()
     return 0
@@ -98,6 +96,7 @@ class Node:
         self.keeper: Keeper | None = None if self.membership.alone else self.membership.keeper
         identities = self.membership.keeper
         self.proxy = Proxy(nothing, self.ground, config.limits, config.ports, self._record, identities, bounds, config.peers)
+        self.membership.keeper.changed = self._certificates_changed
         self.ground.serve(self.proxy.attach, self.proxy.detach)
         self.proxy.context.dns_ttl = config.dns.ttl
         self.store = Store(settings, State(Path(config.state_dir)))
@@ -153,6 +152,11 @@ class Node:
         self.access_log.mode = published.config.access_log
         self.metrics.retain([workload.key for workload in published.snapshot.workloads])
         self._tell(published, cut)
+
+    def _certificates_changed(self) -> None:
+        """Contexts of certificates that were renewed are not needed any more."""
+        keeper = self.membership.keeper
+        self.proxy.context.tls.retain(keeper.credentials(), keeper.trust())
 
     def _tell(self, published: Published, cut: int) -> None:
         """Say in the log what changed: each problem once."""
@@ -214,6 +218,8 @@ class Node:
         for severity in ("error", "warning", "notice"):
             problems.add_metric([severity], sum(p.severity == severity for p in self.problems))
         yield problems
+        if self.keeper is not None:
+            yield from certificates(self.keeper)
         info = GaugeMetricFamily("edgemesh_info", "Version and node.", labels=["version", "node"])
         info.add_metric([self.version, self.running.node], 1)
         yield info

@@ -41,7 +41,7 @@ class Membership:
     def __init__(self, config: NodeConfig, hold_authority: bool, snapshot: Callable[[], Snapshot | None]) -> None:
         """Reads what is on the disk. Raises MembershipError."""
         self.config = config
-        self.problems: list[Problem] = []
+        self._own_problems: list[Problem] = []
         self._snapshot = snapshot
         vault = Vault(Path(config.state_dir))
         self.keeper = Keeper(vault, config.node, Clock(config.identity.tolerance))
@@ -71,6 +71,14 @@ class Membership:
             return self.authority.trust().trust_domain
         bundle = self.keeper.roots.bundle
         return bundle.trust_domain if bundle else ""
+
+    @property
+    def problems(self) -> list[Problem]:
+        if self.alone:
+            return []
+        from agent.identity import concerns
+
+        return [*self._own_problems, *concerns.problems(self.keeper)]
 
     def want(self, workloads: Iterable[Workload]) -> None:
         """A certificate for every identity that runs here."""
@@ -117,7 +125,7 @@ class Membership:
         except OSError as error:
             sock.close()
             message = f"no signing door on {self.config.authority.listen}: {error.strerror}; no other node gets a certificate"
-            self.problems.append(Problem("error", Where(), "NodeConfig authority.listen", message, "set another address and restart"))
+            self._own_problems.append(Problem("error", Where(), "NodeConfig authority.listen", message, "set another address and restart"))
             log.error("%s", message)
             return []
         return [trio.SocketListener(trio.socket.from_stdlib_socket(sock))]

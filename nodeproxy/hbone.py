@@ -1,274 +1,308 @@
-"""Tunnel doors: other nodes call local workloads, over mTLS (HBONE: HTTP/2 CONNECT, as Istio's ambient mode speaks it).
+"""Doors: another node calls workloads of this one, through tunnels (HBONE: HTTP/2 CONNECT over mTLS, as in Istio ambient).
 
-Theory of operation. One accepted connection is one peer: TLS first, with the certificate of the workload whose door this is, or of the
-node at the node's own door; then HTTP/2, and each of its streams is a call. A stream gets a Conn of its own, entered in
-`context.conns` before anything is decided, so that publish() can cut it like any other: it has the identity that the certificate
-proved, the address and port that it asks for, and goes through the same route, hall and rooms as a plain call. What the peer says
-about itself counts for nothing: no header is an identity, and the caller's address is believed only when the manifests give that
-address to the very identity that was proved.
+Theory of operation. There are two doors. Each workload has one, which presents the workload's own certificate and leads to nobody else;
+a node that says where it is reached has one for all of its workloads, with the node's certificate. Whoever connects proves an identity
+by certificate; one that is revoked, or no workload's, is sent away before it can ask anything. The connection belongs to the task that
+listen.py made for it (`_serve`): TLS first, then HTTP/2, with a task for every stream in the nursery there.
 
-CONNECT is answered 200 when the way to the server is open: an opaque stream when it is dialled, one that carries HTTP at once, since
-there each request is decided by itself. On a connection that agreed on "edgemesh-h2" a request that is no CONNECT is decided and sent
-on like one that was read out of such a tunnel, and says in `x-edgemesh-destination` whom it is for.
+A stream is a connection of its own to everything behind this door: a Conn with the proved identity, its own record, and a scope that
+publish() cuts when a new snapshot forbids what it carries. `_admit` asks, in this order: is it CONNECT, or a request between two edgemesh
+nodes? Is its authority an address and port, and of a workload behind this door? May this identity ever come to that workload and port?
+Only then it becomes `Inward` and goes the way of a plain call:
+
+    a request                       to the HTTP room, judged like every request
+    CONNECT, the port speaks HTTP   200, then the HTTP room: a tunnel is no way around the rules for HTTP
+    CONNECT, opaque bytes may pass  the server is dialled, then 200 and the relay: so 503 tells that nobody answers there
+    CONNECT, nothing declared,      200, then the hall: the first bytes tell whether it is HTTP
+      and only HTTP may pass
+
+Where the bytes come from. The identity is the certificate's, whatever headers say. The address that servers see is the caller's own: of
+the connection, where the workload dialled itself; at the node's door the one in `forwarded`, if a workload with that identity has it.
+
+Ends. A stream's fault ends the stream. When the connection is lost, its streams are cut as "client-gone". A renewed certificate changes
+nothing for those who are connected (upstream/peers.py looks after them); the daemon's stop is told by GOAWAY.
 """
 
 from __future__ import annotations
 
-import ipaddress
+import contextlib
 import logging
-import re
 import time
 
 import trio
 
+from nodeproxy import tls, tunnel
 from nodeproxy.context import Conn, Context
-from nodeproxy.credentials import Credentials, Peer
+from nodeproxy.credentials import Credentials
 from nodeproxy.errors import Refused
-from nodeproxy.http.answers import answer_fields, content, said
-from nodeproxy.http.h2 import Connection
-from nodeproxy.http.h2_channel import Channel
-from nodeproxy.http.h2_message import DESTINATION
-from nodeproxy.http.message import Fields
+from nodeproxy.http.answers import answer_fields, content, grpc_fields
+from nodeproxy.http.h2 import Channel
 from nodeproxy.http.rooms import serve_stream_of_node
-from nodeproxy.serve import serve
-from nodeproxy.stream import Peeked
-from nodeproxy.tcp import open_upstream
-from nodeproxy.telemetry.report import new_id, trace_id
-from nodeproxy.tls import ALPN_MESH, MESH, accept
-from nodeproxy.upstream.route import Inward
+from nodeproxy.peer import Link
+from nodeproxy.serve import ROOMS, serve
+from nodeproxy.stream import Peeked, abort
+from nodeproxy.tcp import open_upstream, serve_tcp
+from nodeproxy.telemetry.report import Record, Report, new_id, trace_id
+from nodeproxy.upstream.peers import note_peer, outlive_no_silence
+from nodeproxy.upstream.route import Inward, denied
 from policy.model import Identity, Workload
 from policy.snapshot import Snapshot
 
 log = logging.getLogger("edgemesh.hbone")
 
-_LOOK = 1.0  # seconds between looks at whether a connection is still wanted
-_PLACE = re.compile(rb"(?:\[([0-9A-Fa-f:.]{2,45})\]|([0-9.]{7,15})):([0-9]{1,5})")
-_FORWARDED = re.compile(rb'(?:^|;)for="?(\[[0-9A-Fa-f:.]+\]|[0-9.]+)(?::([0-9]{1,5}))?"?(?:;|$)')  # RFC 7239 section 6
-# ztunnel's answers: 400 for what makes no sense, 401 for policy, 503 for everything that may be better later.
-_STATUSES = {"not-connect": 400, "bad-authority": 400, "own-port": 400, "denied": 401, "no-identity": 401, "peer-revoked": 401}
-_UNAVAILABLE = 503
+_FAREWELL = 1.0  # seconds that streams which have ended get to write their records when the connection is over
 
 
 async def workload_tunnels(conn: Conn) -> None:
-    """Door: another node calls the workload whose door this is. Raises Refused."""
-    await _serve(conn, conn.context.identities.of(conn.workload.identity), at_node=False)
+    """The door of one workload. Raises Refused."""
+    await _serve(conn, conn.workload, conn.context.identities.of(conn.workload.identity))
 
 
 async def node_tunnels(conn: Conn) -> None:
-    """Door: another node calls some workload of this one. Raises Refused."""
-    await _serve(conn, conn.context.identities.node(), at_node=True)
+    """The node's own door, to all workloads that are captured here. Raises Refused."""
+    conn.report.record.destination = None  # each stream has its own
+    await _serve(conn, None, conn.context.identities.node())
 
 
-async def _serve(conn: Conn, credentials: Credentials | None, at_node: bool) -> None:
+async def _serve(conn: Conn, workload: Workload | None, credentials: Credentials | None) -> None:
+    """One connection of a peer. `workload`: the one behind this door; None: any of this node."""
     context, record = conn.context, conn.report.record
+    peers, trust = context.peers, context.identities.trust()
+    assert peers is not None, "the proxy runs first"
     record.protocol = "hbone"
-    trust = context.identities.trust()
     if trust is None or credentials is None:
-        raise Refused("no-certificate", "of the node" if at_node else conn.workload.identity.spiffe("..."))
-    # who is it
-    tls = context.tls.server(credentials, trust, ALPN_MESH)
-    secured = await accept(conn.stream, tls, trust, context.limits.handshake_timeout)
+        raise Refused("no-certificate", workload.key if workload else "the node's own")
+    if isinstance(conn.stream.stream, trio.SocketStream):
+        outlive_no_silence(conn.stream.stream)
+
+    # Who is it?
+    made_of = (credentials, trust)
+    secured = await tls.accept(conn.stream, peers.contexts.server(*made_of, tls.ALPN_MESH), trust, context.limits.head_timeout, peers.now)
     peer = secured.peer
-    assert peer is not None, "a certificate is required here"
+    assert peer is not None
     record.tls_peer, record.tls_version, record.tls_cipher = peer.spiffe, peer.version, peer.cipher
-    if reason := context.snapshot.refuses(peer.identity, peer.node, peer.serial):
-        raise Refused("peer-revoked", reason)
     if peer.identity is None:
-        raise Refused("peer-no-identity", f"{peer.spiffe} is a node: its certificate opens no tunnels")
-    conn.proved, conn.identity = peer, peer.identity
-    conn.source = record.source = _caller(context.snapshot, peer.identity, conn.peer[0])
-    # its calls
-    connection = Connection(secured.stream, client=False, bounds=context.h2_bounds, name=f"{peer.spiffe} at {conn.peer[0]}")
+        raise Refused("peer-no-identity", f"{peer.spiffe} is no workload's, and opens no tunnels")
+    if why := context.snapshot.refuses(peer.identity, peer.node, peer.serial):
+        raise Refused("peer-revoked", why)
+    conn.identity = peer.identity
+    conn.source = record.source = _caller_at(context.snapshot, conn.peer[0], peer.identity)
+
+    # What does it want? Each stream has its task, and they have no more time than the connection.
+    bounds = context.h2_bounds
+    guest = _Guest(secured, False, bounds if workload else bounds.shared(), f"{peer.spiffe} at {conn.peer[0]}", made_of)
     failure: Exception | None = None
-    async with trio.open_nursery() as calls:
+    async with trio.open_nursery() as streams:
 
-        def call(channel: Channel) -> None:
-            calls.start_soon(_Call(conn, peer, channel, at_node).run)
+        def accept(channel: Channel) -> None:
+            streams.start_soon(_own, conn, workload, guest, channel)
 
-        calls.start_soon(_end_in_time, conn, connection, peer, trust.tolerance)
+        peers.admit(guest)
         try:
-            await connection.run(call)
+            await guest.run(accept)
         except (Refused, trio.BrokenResourceError) as error:
             failure = error  # raised below: the nursery would wrap it in a group
-        calls.cancel_scope.cancel()
-    secured.stream.close()
+        finally:
+            peers.accepted.pop(guest, None)
+        streams.cancel_scope.deadline = trio.current_time() + _FAREWELL
+    if guest.verdict:
+        raise Refused(guest.verdict, guest.why)
     if failure is not None:
         raise failure
+    secured.stream.close()  # with a word that this is the end
 
 
-async def _end_in_time(conn: Conn, connection: Connection, peer: Peer, tolerance: float) -> None:
-    """Drain a connection that nobody uses, that outlives its peer's certificate, or that the daemon's stop finds open."""
+class _Guest(Link):
+    """The connection of a peer, and its streams."""
+
+    def __init__(self, *arguments: object) -> None:
+        super().__init__(*arguments)  # type: ignore[arg-type]
+        self.branches: set[Conn] = set()
+
+    def cut(self, verdict: str, why: str) -> None:
+        for branch in self.branches:
+            branch.verdict = verdict
+            branch.scope.cancel()
+        super().cut(verdict, why)
+
+
+async def _own(conn: Conn, workload: Workload | None, guest: _Guest, channel: Channel) -> None:
+    """The life of one stream: as listen.py's of a connection, but it answers what it refuses."""
     context = conn.context
-    while True:
-        await trio.sleep(_LOOK)
-        rested = trio.current_time() - connection.idle_since
-        # Twice what our own side waits: whoever opened it decides, and this is for those who do not.
-        idle = not connection.streams and rested > 2 * context.peer_limits.idle_timeout
-        if idle or context.draining or time.time() > peer.not_after + tolerance:
-            connection.drain()
-            return
+    branch = _branch(conn, guest, channel)
+    record = branch.report.record
+    context.conns[branch.id] = branch
+    guest.branches.add(branch)
 
+    def lost() -> None:
+        branch.verdict = branch.verdict or "client-gone"
+        branch.scope.cancel()
 
-class _Call:
-    """One stream: checked, answered, carried, and recorded once."""
-
-    def __init__(self, carrier: Conn, peer: Peer, channel: Channel, at_node: bool) -> None:
-        self.carrier = carrier
-        self.peer = peer
-        self.channel = channel
-        self.at_node = at_node
-        self.context: Context = carrier.context
-
-    async def run(self) -> None:
-        """Never raises but to be cancelled: what goes wrong with one stream is not its neighbours' business."""
-        fields = dict(self.channel.fields)
-        tunnel = fields.get(b":method") == b"CONNECT"
-        conn: Conn | None = None
-        flag, detail = "drained", ""
-        try:
-            conn, h2 = self._begin(fields, tunnel)
-            self.context.conns[conn.id] = conn
-            with conn.scope:
-                if tunnel:
-                    await self._carry(conn)
+    channel.on_lost = lost
+    flag, detail = "drained", ""
+    in_room = False
+    try:
+        with branch.scope:
+            try:
+                asked = _admit(branch, workload, guest, channel)
+                branch.route = route = Inward(branch)
+                if asked.connect:
+                    await _carry(branch, route, channel)
                 else:
-                    await serve_stream_of_node(conn, Inward(conn), self.channel, h2)
+                    in_room = True
+                    await serve_stream_of_node(branch, route, channel, asked.h2)
                 flag = ""
-            if conn.scope.cancelled_caught:
-                flag = conn.verdict or "drained"
-        except Refused as refused:
-            flag, detail = refused.flag, refused.detail
-            await self._refuse(refused, conn, tunnel)
-        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
-            flag, detail = "client-gone", str(error)
-        except Exception:
-            flag = "internal"
-            log.exception("a call of %s", self.peer.spiffe)
-        finally:
-            if flag:
-                self.channel.abort()
-            else:
-                self.channel.close()
-            if conn is not None:
-                self.context.conns.pop(conn.id, None)
-                if tunnel and not conn.report.closed:  # a request has a record of its own
-                    conn.report.close(flag, detail)
-
-    def _begin(self, fields: dict[bytes, bytes], tunnel: bool) -> tuple[Conn, bool]:
-        """Whom it is for, and who calls. Answers whether the caller spoke HTTP/2 too. Raises Refused."""
-        carrier, context = self.carrier, self.context
-        if tunnel:
-            place, speaks = fields.get(b":authority", b""), b""
-        elif self.peer.alpn == MESH:
-            place, _, speaks = fields.get(DESTINATION, b"").partition(b";")
+            except Refused as refused:
+                flag, detail = refused.flag, refused.detail
+                record.id = record.id or new_id()
+                if refused.protected is not None:
+                    record.destination = refused.protected
+                if not channel.sent_head:
+                    with trio.move_on_after(context.limits.head_timeout), contextlib.suppress(trio.BrokenResourceError):
+                        await _refuse(channel, refused, record)
+        if branch.scope.cancelled_caught:
+            flag, detail = branch.verdict or "drained", ""
+    except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+        flag, detail = "client-gone", str(error)
+    except OSError as error:
+        flag, detail = "client-gone", error.strerror or str(error)
+    except Exception:
+        flag = "internal"
+        log.exception("stream %r of %r", channel, conn)
+    finally:
+        if flag and not channel.sent_end:  # what was refused has been answered whole
+            channel.abort()
         else:
-            raise Refused("not-connect", fields.get(b":method", b"").decode("latin-1")[:32])
-        address, port = _place(place)
-        if port in context.ports:
-            raise Refused("own-port", f"{address}:{port}")
-        snapshot = context.snapshot
-        if self.at_node:
-            workload = snapshot.workload_at(address, port)
-            if workload is None or workload.key not in context.captured:
-                raise Refused("unknown-workload", f"{address}:{port}")
-        elif _same(address, carrier.dialled[0]):
-            workload = snapshot.workload(carrier.workload.key) or carrier.workload
+            channel.close()
+        del context.conns[branch.id]
+        guest.branches.remove(branch)
+        total = conn.report.record
+        total.bytes_in += record.bytes_in
+        total.bytes_out += record.bytes_out
+        if in_room:
+            branch.report.closed = True  # the room has recorded the request
         else:
-            raise Refused("bad-authority", f"{address}:{port} at the door of {carrier.dialled[0]}")
-        identity = self.peer.identity
-        assert identity is not None
-        caller = _forwarded(snapshot, identity, fields.get(b"forwarded", b"")) or carrier.peer
-        source = _caller(snapshot, identity, caller[0])
-        conn = Conn(context, Peeked(self.channel), workload, "inbound", caller, (address, port), time.time(), source)
-        conn.identity = identity
-        record = conn.report.record
-        record.tls_peer, record.tls_version, record.tls_cipher = self.peer.spiffe, self.peer.version, self.peer.cipher
-        return conn, speaks == b"h2"
-
-    async def _carry(self, conn: Conn) -> None:
-        """A tunnel: open the way to the server, say so, and let the hall find the room. Raises Refused."""
-        route = conn.route = Inward(conn)
-        protocol = self.context.snapshot.destination(*conn.dialled).protocol
-        try:
-            pick = route.pick(None)
-        except Refused as refused:
-            # HTTP may still be admitted, request by request, unless a Service says that it is something else.
-            if not refused.detail.startswith("http-only:") or protocol.startswith("tcp"):
-                raise
-            pick = None
-        if pick is None or protocol in ("http", "grpc"):
-            await self.channel.send_head([(b":status", b"200")])
-            await serve(conn, route, protocol)
-            return
-        conn.moves(pick, None)
-        upstream, pick = await open_upstream(conn, route, pick)
-        await self.channel.send_head([(b":status", b"200")])
-        await serve(conn, route, protocol, (upstream, pick))
-
-    async def _refuse(self, refused: Refused, conn: Conn | None, tunnel: bool) -> None:
-        """Say no, with the reason and an id under which both nodes remember it."""
-        request_id = refused.request_id or trace_id(self.channel.fields) or new_id()
-        if conn is None:
-            log.info("refused a call of %s: %s (%s)", self.peer.spiffe, refused, request_id)
-        else:
-            conn.report.record.id = request_id
-            if refused.protected is not None:
-                conn.report.record.destination = refused.protected
-        if tunnel or self.peer.alpn != MESH:
-            status = b"%d" % _STATUSES.get(refused.flag, _UNAVAILABLE)
-            fields: Fields = [(b":status", status), *said(refused, request_id)]
-            body = b""
-        else:
-            body = content(refused)
-            fields = answer_fields(refused, request_id, len(body))
-        try:
-            with trio.move_on_after(self.context.limits.head_timeout):
-                await self.channel.send_head(fields, end=not body)
-                if body:
-                    await self.channel.send_all(body, end=True)
-                self.channel.close()
-        except (trio.BrokenResourceError, trio.ClosedResourceError):
-            pass  # the answer was for whoever is gone
+            branch.report.close(flag, detail)
 
 
-def _place(text: bytes) -> tuple[str, int]:
-    """ADDRESS:PORT, an IPv6 address in brackets. Raises Refused: names are for who calls, not for who is called."""
-    match = _PLACE.fullmatch(text)
+def _branch(conn: Conn, guest: _Guest, channel: Channel) -> Conn:
+    """A stream as a connection of its own. Whither it goes is put in by `_admit`."""
+    now = time.time()
+    was = conn.report.record
+    record = Record(
+        kind="connection" if channel.tunnel else "request",
+        direction="inbound",
+        started=now,
+        duration=0.0,
+        source=conn.source,
+        source_address=conn.peer[0],
+        destination=was.destination,
+        service="",
+        dialled=was.dialled,
+        endpoint="",
+        protocol="hbone" if channel.tunnel else "http",
+        method="" if channel.tunnel else dict(channel.fields).get(b":method", b"").decode("latin-1")[:32],
+        id=trace_id(channel.fields),
+    )
+    note_peer(record, guest)
+    report = Report(conn.context.sink, record)
+    branch = Conn(conn.context, Peeked(channel), conn.workload, "inbound", conn.peer, conn.dialled, now, conn.source, report)
+    branch.identity = conn.identity
+    return branch
+
+
+def _admit(branch: Conn, door: Workload | None, guest: _Guest, channel: Channel) -> tunnel.Asked:
+    """May this stream go on, as far as that can be said before a byte of it? Puts into `branch` whither it goes. Raises Refused."""
+    context, record = branch.context, branch.report.record
+    snapshot = context.snapshot
+    identity = branch.identity
+    assert identity is not None
+
+    # What is asked
+    asked = tunnel.read(channel.fields, guest.native)
+    address, port = asked.address, asked.port
+    dialled = f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+
+    # Of whom
+    if port in context.ports:
+        raise Refused("own-port", dialled)
+    if door is not None and address != branch.dialled[0]:
+        raise Refused("bad-authority", f"{dialled} at the door of {branch.dialled[0]}")
+    workload = _behind(context, door, address, port)
+    if workload is not None and port == workload.tunnel_port:
+        raise Refused("own-port", dialled)
+    if workload is None:
+        raise Refused("unknown-workload", dialled)
+    branch.workload = workload
+    branch.dialled = (address, port)
+    record.destination = workload
+    record.dialled = dialled
+
+    # On whose behalf: at a workload's own door the caller is whoever dialled.
+    if door is None and asked.caller is not None:
+        source = _caller_at(snapshot, asked.caller[0], identity)
+        if source is not None:
+            branch.source = record.source = source
+            branch.peer = asked.caller
+            record.source_address = asked.caller[0]
+
+    # May it ever?
+    verdict = snapshot.authorize(identity, workload, port)
+    protocol = snapshot.destination(address, port).protocol
+    if not verdict.allowed and (verdict.reason != "http-only" or (protocol and protocol not in ROOMS)):
+        raise denied(verdict, workload)
+    return asked
+
+
+async def _carry(branch: Conn, route: Inward, channel: Channel) -> None:
+    """A tunnel: 200 when there is something at its other end, then whatever it carries. Raises Refused."""
+    context = branch.context
+    protocol = context.snapshot.destination(*branch.dialled).protocol
+    opaque = context.snapshot.authorize(branch.identity, branch.workload, branch.dialled[1]).allowed
+    if protocol in ROOMS or not opaque:
+        await channel.send_head(tunnel.OPENED)
+        await serve(branch, route, protocol)
+        return
+    pick = route.pick(None)
+    branch.moves(pick, None)
+    upstream, pick = await open_upstream(branch, route, pick)
     try:
-        if match is None:
-            raise ValueError
-        address = str(ipaddress.ip_address((match[1] or match[2]).decode()))
-        port = int(match[3])
-        if not 0 < port < 65536 or (":" in address) != bool(match[1]):
-            raise ValueError
-    except ValueError:
-        raise Refused("bad-authority", text.decode("latin-1")[:100]) from None
-    return address, port
+        await channel.send_head(tunnel.OPENED)
+    except BaseException:
+        abort(upstream)
+        raise
+    branch.report.record.protocol = "tcp"
+    await serve_tcp(branch, route, upstream, pick)
 
 
-def _same(left: str, right: str) -> bool:
-    """A socket of both families names an IPv4 caller's address in the other one's way."""
-    mine, other = ipaddress.ip_address(left), ipaddress.ip_address(right)
-    return mine == other or getattr(other, "ipv4_mapped", None) == mine
+async def _refuse(channel: Channel, refused: Refused, record: Record) -> None:
+    """Say no, and why, in the words of what was asked."""
+    if channel.tunnel:
+        await channel.send_head(tunnel.refusal_fields(refused, record.id), end=True)
+    elif (b"content-type", b"application/grpc") in channel.fields:
+        await channel.send_head(grpc_fields(refused, record.id), end=True)
+    else:
+        body = content(refused)
+        await channel.send_head(answer_fields(refused, record.id, len(body)))
+        await channel.send_all(body, end=True)
+    record.status = refused.status
 
 
-def _forwarded(snapshot: Snapshot, identity: Identity, field: bytes) -> tuple[str, int] | None:
-    """The caller's address, as the other node tells it: believed when the manifests give it to the identity that was proved."""
-    match = _FORWARDED.search(field)
-    if match is None:
+def _behind(context: Context, door: Workload | None, address: str, port: int) -> Workload | None:
+    """The workload of this node that is reached at an address and port through a door."""
+    snapshot = context.snapshot
+    workload = snapshot.workload_at(address, port) if door is None else snapshot.workload(door.key)
+    if workload is None or workload.key not in context.captured:
         return None
-    try:
-        address = str(ipaddress.ip_address(match[1].decode().strip("[]")))
-    except ValueError:
+    # A unit shares its address with the node and other units: what else listens there is not its own.
+    return None if workload.unit and port not in workload.ports else workload
+
+
+def _caller_at(snapshot: Snapshot, address: str, identity: Identity) -> Workload | None:
+    """The workload that has this address and this identity, if there is one."""
+    if not snapshot.has_address(address):
         return None
-    if any(workload.identity == identity for workload in snapshot.workloads_at(address)):
-        return address, int(match[2] or 0)
-    return None
-
-
-def _caller(snapshot: Snapshot, identity: Identity, address: str) -> Workload:
-    """The workload that calls, for records: the one with that address if it has that identity, else what is known of it."""
-    for workload in snapshot.workloads_at(address):
-        if workload.identity == identity:
-            return workload
-    return Workload(identity.namespace, identity.service_account, identity.service_account)
+    found = snapshot.workload_at(address)
+    if found is not None:
+        return found if found.identity == identity else None
+    return next((one for one in snapshot.workloads if address in one.addresses and one.identity == identity), None)

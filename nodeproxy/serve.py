@@ -16,6 +16,7 @@ from nodeproxy.context import Conn, Pick, Route
 from nodeproxy.detect import Detected, detect
 from nodeproxy.errors import Refused
 from nodeproxy.http.rooms import serve_http
+from nodeproxy.sni import serve_tls
 from nodeproxy.stream import Peeked, abort
 from nodeproxy.tcp import open_upstream, serve_tcp
 from nodeproxy.upstream.connect import shown_to
@@ -24,7 +25,7 @@ from policy.model import Protocol
 Room = Callable[[Conn, Route], Awaitable[None]]
 
 # A protocol that is not here is opaque: it needs a rule that admits TCP to the port. One room speaks both versions of HTTP.
-ROOMS: dict[str, Room] = {"http": serve_http, "grpc": serve_http, "h2": serve_http}
+ROOMS: dict[str, Room] = {"http": serve_http, "grpc": serve_http, "h2": serve_http, "tls": serve_tls}
 
 _SHOWN = {"http": "http", "h2": "http", "grpc": "http", "tls": "tls"}  # in records
 
@@ -58,12 +59,15 @@ async def serve(conn: Conn, route: Route, protocol: Protocol, opened: tuple[Peek
             detected = "tcp"
             with trio.move_on_after(_HEAR_OUT):
                 detected = await _client_speaks(conn)
-            if detected not in ROOMS:
+            if detected not in ROOMS or detected == "tls":
                 raise
             conn.rests()
             await _enter(conn, route, detected)
             return
         detected = await _who_speaks_first(conn, upstream)
+        if detected == "tls":
+            await serve_tls(conn, route, upstream, first)
+            return
         if detected not in ROOMS:
             conn.report.record.protocol = "tcp"
             await serve_tcp(conn, route, upstream, first)

@@ -68,7 +68,7 @@ class Keeper:
         self.silence: tuple[float, str] | None = None  # since when (steady) and why the authority cannot be reached
         self.misnamed = ""  # the name that this node joined with, when it is another one
         self._handed: dict[Identity | None, Credentials] = {}
-        self._changed = changed
+        self.changed = changed
         self._random = random or Random()  # noqa: S311 - jitter
         self._aside = aside
         self._reckoning = clock.now() - clock.steady()
@@ -91,6 +91,10 @@ class Keeper:
         return self._handed.get(None)
 
     # what the rest of the agent asks
+
+    def credentials(self) -> list[Credentials]:
+        """All that is handed out now."""
+        return list(self._handed.values())
 
     def load(self) -> None:
         """Begin with what is on the disk. Blocks."""
@@ -172,18 +176,18 @@ class Keeper:
         if not self.roots.take(bundle):
             return False
         if self.roots.trust is not before:
-            self._changed()
+            self.changed()
         self._hurry()
-        async with self._disk:
-            await self._aside(self.vault.keep_bundle, self.roots.bundle)
+        await self._store(self.vault.keep_bundle, self.roots.bundle)
         return True
 
     def _hurry(self) -> None:
         """Renew what leads to a root that does not issue any more: soon, or now when nobody believes it any more."""
-        bundle = self.roots.bundle
-        roots = set(map(fingerprint, bundle.roots)) if bundle else set()
+        if (bundle := self.roots.bundle) is None:
+            return
+        roots = set(map(fingerprint, bundle.roots))
         for holding in self.holdings.values():
-            if bundle and holding.credentials and bundle.issuer not in (holding.root, holding.heeded):
+            if holding.credentials and bundle.issuer not in (holding.root, holding.heeded):
                 holding.heeded = bundle.issuer
                 self._step(holding, Sooner(_SPREAD * self._random.random() if holding.root in roots else 0.0))
         self._woken.set()
@@ -205,8 +209,7 @@ class Keeper:
         self.silence = None
         for holding in self.holdings.values():
             if recovered and holding.standing.failures and holding.standing.state is not State.REFUSED:
-                held = holding.identity in self._handed
-                self._step(holding, Sooner(_RECOVERY * self._random.random() if held else 0.0))
+                self._step(holding, Sooner(_RECOVERY * self._random.random() if holding.identity in self._handed else 0.0))
         self._woken.set()
 
     # one certificate
@@ -218,12 +221,10 @@ class Keeper:
             began = self.clock.steady()
             issued = await signer.sign(spiffe, request)
             took = self.clock.steady() - began
-            self._answered()
             pair = await self._aside(renewal.accept, issued, key, spiffe, self.clock.tolerance)
             if not await self._heard(issued.bundle, took):
                 raise AuthorityRefused(self.roots.foreign)
-            async with self._disk:
-                await self._aside(self.vault.keep, pair)
+            await self._store(self.vault.keep, pair)
         except AuthorityRefused as refusal:
             self._answered()
             log.warning("no new certificate for %s: %s", spiffe, refusal.error)
@@ -233,6 +234,7 @@ class Keeper:
             self._fell_silent(str(error))
             self._asked.set()
         else:
+            self._answered()
             self.renewals[spiffe, "issued"] += 1
             self._hold(holding, pair)
             holding.heeded = "" if pair.root == issued.bundle.issuer else issued.bundle.issuer
@@ -250,6 +252,10 @@ class Keeper:
         self.renewals[self.spiffe(holding.identity), result] += 1
         self._step(holding, Failed(error, result == "refused", self._random.random(), hint))
 
+    async def _store(self, what: Callable[..., None], value: object) -> None:
+        async with self._disk:
+            await self._aside(what, value)
+
     def _step(self, holding: Holding, event: Event) -> None:
         holding.standing = step(holding.standing, event, self.clock.now())
 
@@ -262,8 +268,7 @@ class Keeper:
         return sorted(due, key=lambda h: (h.identity is not None, h.standing.not_after)) if self.roots.bundle else []
 
     def _next(self) -> list[Holding]:
-        asking = sum(holding.asking for holding in self.holdings.values())
-        return [] if self.silence else self._due()[: AT_ONCE - asking]
+        return [] if self.silence else self._due()[: AT_ONCE - sum(holding.asking for holding in self.holdings.values())]
 
     def _pass(self) -> None:
         """Time went on; or its reckoning was corrected, by a step of our clock or a word of the authority."""
@@ -280,7 +285,7 @@ class Keeper:
         handed = {identity: h.credentials for identity, h in self.holdings.items() if h.credentials and now < h.credentials.not_after}
         if handed != self._handed:
             self._handed = handed
-            self._changed()
+            self.changed()
 
     async def _forget(self) -> None:
         """Let go of what has not been wanted for a while, its file first."""
@@ -288,20 +293,17 @@ class Keeper:
         for holding in list(self.holdings.values()):
             if holding.unwanted is not None and holding.unwanted <= before and not holding.asking:
                 spiffe = self.spiffe(holding.identity)
-                async with self._disk:
-                    await self._aside(self.vault.drop, spiffe)
+                await self._store(self.vault.drop, spiffe)
                 if holding.unwanted is not None:
                     del self.holdings[holding.identity]
-                    for result in ("issued", "refused", "unreachable"):
-                        self.renewals.pop((spiffe, result), None)
+                    self.renewals = Counter({key: count for key, count in self.renewals.items() if key[0] != spiffe})
         self._publish()
 
     def _pause(self) -> float:
         """Seconds until something may be due."""
-        now, earliest, steady = self.clock.now(), self.clock.earliest(), self.clock.steady()
+        now, earliest, forgotten = self.clock.now(), self.clock.earliest() - self.clock.tolerance, self.clock.steady() - _KEPT
         moments = [self.look]
         for holding in self.holdings.values():
-            standing, unwanted = holding.standing, holding.unwanted
-            moments += [standing.due - now, standing.not_after - now, standing.not_after + self.clock.tolerance - earliest]
-            moments.append(unwanted + _KEPT - steady if unwanted is not None else 0.0)
+            ends = holding.standing.not_after
+            moments += [holding.standing.due - now, ends - now, ends - earliest, (holding.unwanted or 0.0) - forgotten]
         return max(0.001, min(moment for moment in moments if moment > 0))

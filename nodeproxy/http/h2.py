@@ -109,7 +109,7 @@ class Connection:
                 await self._read()
                 self._finishing = True
                 nursery.cancel_scope.deadline = trio.current_time() + self.bounds.farewell
-                self._work.unpark_all()
+                self._stir()
         finally:
             self._end(str(self._failure) if self._failure else "the connection ended")
         if self._failure is not None:
@@ -124,7 +124,7 @@ class Connection:
                     self.last_heard = trio.current_time()
                     machine.feed(data, self.last_heard)
                     if machine.queued:
-                        self._work.unpark_all()
+                        self._stir()
             except Violation as violation:
                 self._fail("http2-abuse", str(violation))
             except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
@@ -147,7 +147,8 @@ class Connection:
                     self._finish_if_drained(flushed=True)
                     await self._work.park()
                     continue
-                self.queue.unpark_all()
+                if self.queue:
+                    self.queue.unpark_all()
                 for start in range(0, len(data), _PIECE):
                     with trio.move_on_after(self.bounds.stall) as scope:
                         await self._wire.send(data if len(data) <= _PIECE else data[start : start + _PIECE])
@@ -160,6 +161,11 @@ class Connection:
                 self._fail("peer-lost", str(error))
             self._reading.cancel()
 
+    def _stir(self) -> None:
+        """Let the writer look again."""
+        if self._work:
+            self._work.unpark_all()
+
     def _fail(self, flag: str, detail: str) -> None:
         if self._failure is None:
             self._failure = Refused(flag, f"{self.name}: {detail}")
@@ -169,7 +175,7 @@ class Connection:
         if self._last_taken is None and not self.closed:
             self._draining = True
             self._last_taken = self._machine.go_away()
-            self._work.unpark_all()  # it looks whether that was all
+            self._stir()  # it looks whether that was all
 
     def close(self) -> None:
         """End it at once; streams break."""
@@ -201,7 +207,7 @@ class Connection:
         event = self._pings[mark] = trio.Event()
         try:
             self._machine.ping(mark)
-            self._work.unpark_all()
+            self._stir()
             with trio.move_on_after(timeout):
                 await event.wait()
             return mark not in self._pings
@@ -227,7 +233,7 @@ class Connection:
         return self._machine.queued >= self.bounds.queue_bytes
 
     def send_fields(self, channel: Channel, fields: Fields, end: bool) -> None:
-        self._machine.send_headers(channel.id, fields, end_stream=end)
+        self._machine.send_fields(channel.id, fields, end)
         self._sent(channel, end)
 
     def send_data(self, channel: Channel, data: bytes | memoryview, end: bool) -> None:
@@ -268,7 +274,7 @@ class Connection:
                 channel.window += growth
             self._machine.increment_flow_control_window(channel.untold + growth, channel.id)
             channel.untold = 0
-            self._work.unpark_all()
+            self._stir()
 
     def release(self, channel: Channel, code: int) -> None:
         """Its owner is done with it: reset it, if anything is still to come."""
@@ -279,19 +285,19 @@ class Connection:
 
     def wake(self, channel: Channel) -> None:
         """Let its sender look again at what it waits for."""
-        channel.windows.unpark_all()
-        self._windows.unpark_all()
-        self.queue.unpark_all()
+        for lot in (channel.windows, self._windows, self.queue):
+            if lot:
+                lot.unpark_all()
 
     def _give_back(self, size: int) -> None:
         self._untold += size
         if self._untold * 4 >= self.bounds.connection_window and not self.closed:
             self._machine.increment_flow_control_window(self._untold)
             self._untold = 0
-            self._work.unpark_all()
+            self._stir()
 
     def _sent(self, channel: Channel, end: bool) -> None:
-        self._work.unpark_all()
+        self._stir()
         if end:
             channel.sent_end = True
             self._over_if_ended(channel)
@@ -305,7 +311,7 @@ class Connection:
         self._growth += channel.window - FIRST_WINDOW
         if not self._channels:
             self.idle_since = trio.current_time()
-        self._work.unpark_all()  # when draining, it looks whether that was the last
+        self._stir()  # when draining, it looks whether that was the last
 
     def _break(self, channel: Channel, code: int, why: str) -> None:
         del self._channels[channel.id]
@@ -407,4 +413,4 @@ class Connection:
             self._over(channel)
             channel.refused_unprocessed = True  # RFC 9113 section 6.8
             channel.lose(f"the peer is ending the connection{self._told[6:]} and did not take this stream")
-        self._work.unpark_all()
+        self._stir()

@@ -48,6 +48,9 @@ class Channel(HalfCloseableStream):
         self.heard_end = False
         self.broken = ""  # why nothing more can be sent
         self.cut = False  # nor read
+        self.on_lost: Callable[[], None] | None = (
+            None  # told when nobody is left at the other end, for who is at work and neither reads nor sends
+        )
         self.windows = ParkingLot()  # a sender that waits for the peer to open the window of this stream
         self._arrivals = ParkingLot()
         self._connection = connection
@@ -225,7 +228,7 @@ class Channel(HalfCloseableStream):
     def arrived_head(self, fields: Fields, end: bool) -> bool:
         """False when there are too many that nobody took."""
         self._heads.append((fields, end))
-        self._arrivals.unpark_all()
+        self._stir()
         return len(self._heads) <= _HEADS
 
     def arrived(self, data: bytes) -> None:
@@ -235,11 +238,11 @@ class Channel(HalfCloseableStream):
             if isinstance(self._held, bytes):
                 self._held = bytearray(self._held)  # one object for any number of small pieces: overhead is bounded too
             self._held += data
-        self._arrivals.unpark_all()
+        self._stir()
 
     def arrived_end(self) -> None:
         self.heard_end = True
-        self._arrivals.unpark_all()
+        self._stir()
 
     def reset(self, code: int) -> None:
         """The peer reset it."""
@@ -257,11 +260,18 @@ class Channel(HalfCloseableStream):
             self._heads.clear()
             self._drop()
         self._wake()
+        if self.on_lost is not None and (self.cut or not (self.sent_end or self._held)):
+            self.on_lost()
 
     def _drop(self) -> None:
         dropped, self._held = len(self._held), b""
         self._connection.taken(self, dropped)
 
+    def _stir(self) -> None:
+        """Let its readers look again."""
+        if self._arrivals:
+            self._arrivals.unpark_all()
+
     def _wake(self) -> None:
-        self._arrivals.unpark_all()
+        self._stir()
         self._connection.wake(self)

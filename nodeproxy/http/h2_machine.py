@@ -1,4 +1,4 @@
-"""The one door to the h2 library: its state machine, with the bounds on a peer that it lacks (sans-IO)."""
+"""The one door to the h2 library (and hpack, which is a part of it): its state machine, with the bounds on a peer that it lacks (sans-IO)."""
 
 from __future__ import annotations
 
@@ -23,8 +23,9 @@ from h2.events import (
     WindowUpdated,
 )
 from h2.exceptions import InvalidBodyLengthError, ProtocolError
-from h2.stream import StreamClosedBy
 from h2.settings import SettingCodes, Settings
+from h2.stream import StreamClosedBy
+from hpack import NeverIndexedHeaderTuple
 
 from nodeproxy.http.h2_bounds import FIRST_WINDOW, Bounds, Budget, Code
 from nodeproxy.http.message import Fields
@@ -35,6 +36,7 @@ _KIND = ("empty DATA", "HEADERS", "PRIORITY", "RST_STREAM", "SETTINGS", "PUSH_PR
 _COST = {_SETTINGS: 10}  # each is answered, and may touch every stream; any other frame that carries nothing costs 1
 _LAST_ID = 2**31 - 1
 _TABLE = 4096  # bytes of header compression: a larger one would be the peer's to fill, in our memory
+_SECRET = frozenset((b"authorization", b"proxy-authorization", b"cookie", b"set-cookie"))
 _KNOWN_SETTINGS = frozenset((1, 2, 3, 4, 5, 6))  # RFC 9113 section 6.5.2
 
 
@@ -71,7 +73,8 @@ class Machine(H2Connection):
     MAX_CLOSED_STREAMS = 512  # remembered, to tell late frames from wrong ones; h2 would keep 65536, some 10 MiB
 
     def __init__(self, client: bool, bounds: Bounds, listener: Listener, now: float) -> None:
-        # Fields are checked once, in h2_bounds: h2 looks at each character in Python, and ends the connection for a bad one.
+        # Fields are checked once, in h2_bounds: h2 looks at each character in Python, and ends the connection for a bad one. Fields that
+        # we send are in lower case and without surrounding whitespace already, whoever they came from.
         super().__init__(
             H2Configuration(
                 client_side=client,
@@ -79,6 +82,7 @@ class Machine(H2Connection):
                 validate_inbound_headers=False,
                 normalize_inbound_headers=False,
                 validate_outbound_headers=False,
+                normalize_outbound_headers=False,
             )
         )
         self.bounds = bounds
@@ -109,6 +113,10 @@ class Machine(H2Connection):
                 SettingCodes.HEADER_TABLE_SIZE: _TABLE,
             },
         )
+
+    def send_fields(self, number: int, fields: Fields, end: bool) -> None:
+        # RFC 7541 section 7.1.3: what a guess could be tested against never enters the table. h2 does the same, in four passes.
+        self.send_headers(number, [NeverIndexedHeaderTuple(*f) if f[0] in _SECRET else f for f in fields], end_stream=end)
 
     @property
     def queued(self) -> int:
@@ -202,7 +210,7 @@ class Machine(H2Connection):
         """Is it an interim response that was on its way when we reset its stream? h2 expects any other frame then."""
         stream = self.streams.get(number)
         reset = stream is not None and stream.closed_by is StreamClosedBy.SEND_RST_STREAM
-        return reset and kind == _HEADERS and type(error) is ProtocolError and error.__cause__ is not None and isinstance(error.__cause__, KeyError)
+        return reset and kind == _HEADERS and isinstance(error.__cause__, KeyError)
 
     def _is_of_stream(self, error: ProtocolError, kind: int, number: int) -> bool:
         """Is it the message that is malformed, and not the connection (RFC 9113 section 8.1.1)?

@@ -11,6 +11,7 @@ from agent.accesslog import AccessLog
 from agent.config import NodeConfig, Settings
 from agent.kernel.condition import Condition
 from agent.metrics import Metrics
+from agent.refusals import Refusals
 from agent.sources import manifest
 from agent.store import Published, Store
 from nodeproxy.telemetry.report import Record
@@ -100,6 +101,7 @@ class ShownDaemon:
         self.metrics = Metrics()
         self.access_log = AccessLog("off", len)
         self.keeper: Any = None
+        self.refusals = Refusals("edge-1")
         self.enforcing = True
         self.standings: dict[str, Condition] = {
             "shop/buyer": Condition(True, "/run/netns/em-buyer"),

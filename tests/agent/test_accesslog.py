@@ -76,6 +76,11 @@ def test_a_line_says_what_happened() -> None:
         "flag": "",
         "detail": "",
         "rule": "TrafficTarget shop/buying",
+        "id": "",
+        "host": "",
+        "tls_peer": "",
+        "tls_version": "",
+        "tls_cipher": "",
         "bytes_in": 3,
         "bytes_out": 4,
         "duration_ms": 12.5,
@@ -102,7 +107,7 @@ def test_modes(mode: Any, flags: list[str]) -> None:
 
 
 def test_the_denials() -> None:
-    assert sorted(DENIALS) == ["cut", "denied", "egress-denied", "misdirected", "no-identity", "own-port"]
+    assert sorted(DENIALS) == ["cut", "denied", "egress-denied", "misdirected", "no-identity", "own-port", "peer-revoked"]
 
 
 def test_a_flood_is_cut_and_counted() -> None:

@@ -134,7 +134,7 @@ def terminate() -> None:
 
 def busy(daemon: Daemon) -> None:
     """A call is running, which a stop waits for."""
-    daemon.node.proxy.context.conns[0] = SimpleNamespace(active=True, workload=Workload("shop", "buyer", "buyer"))  # type: ignore[assignment]
+    daemon.node.proxy.context.conns[0] = SimpleNamespace(active=True, proved=None, workload=Workload("shop", "buyer", "buyer"))  # type: ignore[assignment]
 
 
 # what runs
@@ -167,7 +167,7 @@ async def test_a_changed_file_takes_effect(start: Any) -> None:
     buy = Request("GET", "/buy")
     assert not node.proxy.context.snapshot.authorize(thief, store, 8080, buy).allowed
     asked = []
-    conn = SimpleNamespace(active=True, pick=Endpoint("10.1.0.3", 8080), request=buy, verdict="", scope=trio.CancelScope())
+    conn = SimpleNamespace(active=True, proved=None, pick=Endpoint("10.1.0.3", 8080), request=buy, verdict="", scope=trio.CancelScope())
     conn.route = SimpleNamespace(still_allows=lambda *what: asked.append(what))
     node.proxy.context.conns[0] = conn  # type: ignore[assignment]
     file.write_text(MANIFESTS.replace(THIEF, THIEF.replace("buyer", "thief")) + "---\n" + LIVE_SETTINGS)

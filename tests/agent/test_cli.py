@@ -48,7 +48,6 @@ def test_an_unknown_command_suggests(word: str, said: str, capsys: pytest.Captur
         (["explain", "a", "b", "--port", "0"], "'0' is no number from 1 to 65535"),
         (["explain", "a", "b", "--port", "x"], "'x' is no number from 1 to 65535"),
         (["explain", "a", "b", "--header", "x"], "'x' is not NAME:VALUE"),
-        (["explain", "a"], "DST"),
         (["version", "more"], "unrecognized arguments: more"),
     ],
 )
@@ -65,6 +64,11 @@ def test_every_verb_has_help(name: str, capsys: pytest.CaptureFixture[str]) -> N
         main([name, "--help"])
     assert caught.value.code == 0
     assert capsys.readouterr().out.startswith(f"usage: edgemesh {name}")
+
+
+def test_explain_needs_both_or_a_request(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["explain", "a"]) == 2
+    assert "SRC and DST, or --request ID" in capsys.readouterr().err
 
 
 def test_interrupted(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -184,6 +184,7 @@ async def test_everything_wanted_has_a_certificate_and_the_look_ups_answer_the_s
     assert keeper.renewals == {(site.good(identity).spiffe, "issued"): 1 for identity in (BUYER, STORE, None)}
 
 
+@pytest.mark.slow
 async def test_a_certificate_is_renewed_with_a_new_key_after_three_of_fourteen_days(site: Site, autojump_clock: MockClock) -> None:
     site.look = HOUR
     await site.start(BUYER)
@@ -203,6 +204,7 @@ async def test_a_certificate_is_renewed_with_a_new_key_after_three_of_fourteen_d
     assert max(gaps) - min(gaps) > 0.02 * DAY
 
 
+@pytest.mark.slow
 async def test_a_short_life_is_renewed_at_its_half(site: Site, autojump_clock: MockClock) -> None:
     site.authority.life = HOUR
     await site.start(BUYER)
@@ -213,6 +215,7 @@ async def test_a_short_life_is_renewed_at_its_half(site: Site, autojump_clock: M
     assert 1455 <= min(gaps) <= max(gaps) <= 1652
 
 
+@pytest.mark.slow
 async def test_nodes_that_joined_together_do_not_renew_together(site: Site, autojump_clock: MockClock) -> None:
     site.look = HOUR
     many = [Identity("shop", f"w{n}") for n in range(50)]
@@ -223,6 +226,7 @@ async def test_nodes_that_joined_together_do_not_renew_together(site: Site, auto
     assert max(sum(at <= other < at + HOUR for other in second) for at in second) < 20
 
 
+@pytest.mark.slow
 async def test_a_site_that_is_cut_off_right_before_a_renewal_for_ten_days(site: Site, autojump_clock: MockClock) -> None:
     site.look = HOUR
     many = [BUYER, STORE, *(Identity("shop", f"w{n}") for n in range(10))]
@@ -244,6 +248,7 @@ async def test_a_site_that_is_cut_off_right_before_a_renewal_for_ten_days(site: 
     assert all(site.good(identity).not_before > EPOCH + 12.6 * DAY for identity in (*many, None))
 
 
+@pytest.mark.slow
 async def test_a_dead_link_costs_one_attempt_in_minutes_however_many_identities_there_are(site: Site, autojump_clock: MockClock) -> None:
     site.look = HOUR
     many = [Identity("shop", f"w{n}") for n in range(50)]
@@ -257,6 +262,7 @@ async def test_a_dead_link_costs_one_attempt_in_minutes_however_many_identities_
     assert DAY / 300 <= site.authority.bundles - bundles <= DAY / 150 + 1
 
 
+@pytest.mark.slow
 async def test_back_off_grows_to_five_minutes_and_ends_with_the_outage(site: Site, autojump_clock: MockClock) -> None:
     site.authority.down = True
     await site.start(BUYER)
@@ -276,6 +282,7 @@ async def test_back_off_grows_to_five_minutes_and_ends_with_the_outage(site: Sit
     site.good()
 
 
+@pytest.mark.slow
 async def test_expired_is_not_handed_out_and_comes_back_with_the_authority(site: Site, autojump_clock: MockClock) -> None:
     site.look = HOUR
     keeper = await site.start(BUYER)
@@ -299,6 +306,7 @@ async def test_expired_is_not_handed_out_and_comes_back_with_the_authority(site:
     site.good()
 
 
+@pytest.mark.slow
 async def test_a_refusal_keeps_what_is_held_and_backs_off_longer(site: Site, autojump_clock: MockClock) -> None:
     site.look = HOUR
     thief = Identity("shop", "thief")
@@ -323,6 +331,7 @@ async def test_a_refusal_keeps_what_is_held_and_backs_off_longer(site: Site, aut
     assert (site.standing(), keeper.of(BUYER)) == (State.EXPIRED, None)
 
 
+@pytest.mark.slow
 async def test_an_answer_that_is_not_what_was_asked_for_is_not_used(site: Site, autojump_clock: MockClock) -> None:
     site.look = HOUR
     other = ca.make_root("cluster.local", EPOCH, 99)
@@ -344,6 +353,7 @@ async def test_an_answer_that_is_not_what_was_asked_for_is_not_used(site: Site, 
     )
 
 
+@pytest.mark.slow
 async def test_many_identities_are_asked_for_four_at_a_time(site: Site, autojump_clock: MockClock) -> None:
     many = [Identity("shop", f"w{n}") for n in range(200)]
     site.authority.slow = 0.1
@@ -407,6 +417,7 @@ async def test_the_bundle_is_fetched_each_hour_and_seldom_over_a_metered_link(si
     assert 40 / 1.1 - 1 <= site.authority.bundles - before <= 40 / 0.9 + 1
 
 
+@pytest.mark.slow
 async def test_a_root_is_rotated_without_a_moment_in_which_a_peer_refuses(site: Site, autojump_clock: MockClock, tmp_path: Path) -> None:
     """Two nodes that hear of each step at different times believe each other at every moment."""
     peer = Site(site.nursery, tmp_path / "peer")
@@ -503,6 +514,7 @@ async def test_the_bundle_of_another_mesh_is_not_believed(site: Site, autojump_c
 # restarts
 
 
+@pytest.mark.slow
 async def test_a_restart_without_the_authority_serves_from_the_disk(site: Site, autojump_clock: MockClock) -> None:
     site.look = HOUR
     await site.start(BUYER, STORE)
@@ -535,6 +547,7 @@ async def test_a_node_that_runs_under_another_name_does_not_use_the_first_one_s_
     assert (keeper.node(), keeper.misnamed) == (None, "edge-1")
 
 
+@pytest.mark.slow
 def test_a_node_with_fresh_certificates_does_without_cryptography() -> None:
     code = (
         "import sys; import agent.identity.keeper, agent.identity.client, agent.identity.concerns; sys.exit('cryptography' in sys.modules)"
@@ -545,6 +558,7 @@ def test_a_node_with_fresh_certificates_does_without_cryptography() -> None:
 # clocks
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("by", [-3601.0, 3601.0, -30 * DAY, 400 * DAY])
 async def test_a_clock_that_steps_takes_no_certificate_away(site: Site, autojump_clock: MockClock, by: float) -> None:
     keeper = await site.start(BUYER)
@@ -578,6 +592,7 @@ async def test_a_step_makes_the_authority_s_clock_asked_at_once(site: Site, auto
     assert keeper.clock.ahead == pytest.approx(-3601)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("off", [-EPOCH + 20, -5 * DAY])
 async def test_a_node_that_starts_with_a_clock_of_the_past_uses_what_it_has(site: Site, autojump_clock: MockClock, off: float) -> None:
     await site.start(BUYER)
@@ -593,6 +608,7 @@ async def test_a_node_that_starts_with_a_clock_of_the_past_uses_what_it_has(site
     site.off = 0.0
     await trio.sleep(61)
     assert not keeper.clock.wrong
+    keeper.look = HOUR
     await site.until(13, BUYER)
 
 
@@ -607,6 +623,7 @@ async def test_the_authority_s_last_word_outlives_a_restart(site: Site, autojump
     assert "the authority said so" in keeper.clock.problems()[0].message
 
 
+@pytest.mark.slow
 async def test_a_clock_that_is_wrong_does_not_keep_a_node_from_getting_certificates(site: Site, autojump_clock: MockClock) -> None:
     site.look = HOUR
     for off in (-40 * DAY, 40 * DAY):

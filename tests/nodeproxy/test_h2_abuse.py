@@ -707,7 +707,7 @@ async def test_a_stream_that_was_ended_and_is_used_again() -> None:
 async def test_unknown_and_deprecated_frames_are_ignored() -> None:
     async with raw() as peer:
         await peer.send(
-            ExtensionFrame(0xBE, 0, body=b"x"),
+            struct.pack(">HBBBIB", 0, 1, 0xBE, 0, 0, 0),
             AltSvcFrame(0, b"a", b"b"),
             PriorityFrame(1),
             PriorityFrame(5, depends_on=5),

@@ -32,7 +32,7 @@ class Listening:
         self.conns = []
         self.door = None
         self.workload = BUYER
-        self.inbound = False
+        self.way = "outbound"
         self.calls = []
 
     def original_destination(self, sock):
@@ -47,7 +47,7 @@ class Listening:
 
     def start(self, listener=None):
         listener = listener or trio.socket.from_stdlib_socket(self.sock)
-        args = (listener, self.context, self.workload, self.inbound, self._door, self.gate, self.nursery)
+        args = (listener, self.context, self.workload, self.way, self._door, self.gate, self.nursery)
         self.nursery.start_soon(accept_forever, *args)
 
     async def call(self):
@@ -169,7 +169,7 @@ async def test_a_refusal_names_whom_it_kept_the_caller_from(records, listening):
 
 @pytest.mark.parametrize("inbound", [False, True])
 async def test_what_the_door_is_told(listening, inbound):
-    listening.door, listening.inbound = waits, inbound
+    listening.door, listening.way = waits, "inbound" if inbound else "outbound"
     listening.start()
     caller = await listening.call()
     (conn,) = listening.conns
@@ -215,7 +215,7 @@ async def test_aimed_at(listening):
 
 @pytest.mark.parametrize("inbound", [False, True])
 async def test_a_connection_too_many_is_reset_and_recorded(context, records, listening, inbound):
-    listening.door, listening.inbound, listening.gate = waits, inbound, Gate(2)
+    listening.door, listening.way, listening.gate = waits, "inbound" if inbound else "outbound", Gate(2)
     listening.start()
     for _ in range(2):
         await listening.call()

@@ -48,7 +48,8 @@ async def enter(context, connect, dialler, nursery, monkeypatch):
         (one,) = [one for one in served if one.conn is conn]
         one.room = ("http", bytes(await conn.stream.receive_some()))
 
-    monkeypatch.setitem(hall.ROOMS, "http", http)
+    for name in ("http", "h2", "grpc"):  # one room speaks both versions
+        monkeypatch.setitem(hall.ROOMS, name, http)
 
     def enter(protocol=""):
         one = Served(connect())
@@ -72,7 +73,15 @@ async def test_declared_http_goes_straight_to_its_room(enter, dialler):
     assert not dialler.picks
 
 
-@pytest.mark.parametrize("protocol", ["tcp", "tcp-server-first", "grpc"])
+async def test_declared_grpc_goes_to_the_same_room(enter, dialler):
+    call = enter("grpc")
+    await call.caller.send_all(PREFACE)
+    await call.done.wait()
+    assert call.room == ("http", PREFACE)
+    assert not dialler.picks
+
+
+@pytest.mark.parametrize("protocol", ["tcp", "tcp-server-first"])
 async def test_any_other_declared_protocol_is_opaque_and_waits_for_nobody(enter, dialler, protocol):
     call = enter(protocol)
     await call.settled()
@@ -96,7 +105,7 @@ async def test_the_server_speaks_first(enter, dialler):
     assert call.conn.active, "publish() must be able to cut it"
 
 
-@pytest.mark.parametrize("first", [b"\0\1\2", PREFACE, HELLO, b"hello world\r\n"])
+@pytest.mark.parametrize("first", [b"\0\1\2", b"hello world\r\n"])
 async def test_the_client_speaks_something_opaque_first(enter, dialler, first):
     call = enter()
     await call.caller.send_all(first)
@@ -120,6 +129,21 @@ async def test_the_client_speaks_http_and_the_pool_gets_what_was_dialled(context
     upstream = context.pool.take(("10.0.0.1", BUYER.key, E2), trio.current_time())
     assert upstream.stream is dialler.streams[0]
     assert not upstream.used and not dialler.streams[0].closed
+
+
+async def test_the_client_speaks_http2_and_what_was_dialled_is_shared(context, enter, dialler):
+    class Shared:
+        def give(self, *what):
+            self.given = what
+
+    context.shared = Shared()
+    call = enter()
+    await call.settled()
+    await call.caller.send_all(PREFACE)
+    await call.done.wait()
+    assert call.room == ("http", PREFACE)
+    assert call.conn.report.record.protocol == "http"
+    assert context.shared.given == ("10.0.0.1", BUYER.key, E2, dialler.streams[0])
 
 
 async def test_both_speak_at_once_is_opaque(enter, dialler):
@@ -223,7 +247,7 @@ async def test_http_is_served_without_dialling_first(context, enter_http_only, d
     assert len(context.pool) == 0
 
 
-@pytest.mark.parametrize("first", [b"\0\1\2", PREFACE, HELLO, b""])
+@pytest.mark.parametrize("first", [b"\0\1\2", HELLO, b""])
 async def test_anything_else_is_refused_before_a_server_hears_of_it(enter_http_only, dialler, first):
     call = enter_http_only()
     await call.caller.send_all(first)

@@ -319,6 +319,16 @@ async def test_an_expired_certificate_by_the_clock_of_the_wall(ends, mint, end, 
     refused(ends.server if end == "client" else ends.client, "peer-expired")
 
 
+@pytest.mark.parametrize("edge", [{"not_after": -60}, {"not_before": 60, "not_after": DAY}])
+async def test_openssl_does_not_look_at_the_clock(ends, mint, edge):
+    dates = {"not_before": time.time() - DAY} | {name: time.time() + seconds for name, seconds in edge.items()}
+    site = mint.ca("old", **dates).intermediate("old site", **dates)
+    ends.client_has, ends.server_has = (mint.credentials(who, ca=site, **dates) for who in (BUYER, STORE))
+    ends.client_trusts = ends.server_trusts = mint.trust(site)
+    await ends.meet()
+    assert (ends.server.peer.spiffe, ends.client.peer.spiffe) == (BUYER, STORE)
+
+
 @pytest.mark.parametrize("level", ["intermediate", "root"])
 async def test_what_signed_it_has_dates_too(ends, mint, level):
     past = {"not_before": time.time() - DAY, "not_after": time.time() - HOUR}

@@ -8,6 +8,7 @@ import msgspec
 
 from agent.admin.api import PUBLIC, VIEWS, handler
 from agent.httpd import Ask
+from nodeproxy.telemetry.report import Record
 from policy.snapshot import Snapshot
 
 
@@ -18,9 +19,18 @@ async def get(daemon: Any, path: str, *query: tuple[str, str]) -> tuple[int, Any
 
 async def test_every_page_answers(daemon: Any) -> None:
     for path in VIEWS:
-        if path not in ("/explain", "/metrics"):
+        if path not in ("/explain", "/refusals", "/metrics"):
             status, document = await get(daemon, path)
             assert (path, status, type(document)) == (path, 200, list if path in ("/routes", "/connections", "/problems") else dict)
+
+
+async def test_a_refusal_is_found_by_its_id(daemon: Any) -> None:
+    record = Record("request", "outbound", 0.0, 0.0, None, "10.0.0.1", None, "", "10.0.0.2:80", "", "http", flag="peer-refused", id="ab" * 16)
+    daemon.refusals(record)
+    status, (found,) = await get(daemon, "/refusals", ("id", "ab" * 16))
+    assert (status, found["node"], found["refused_by"], found["flag"]) == (200, "edge-1", "the other node", "peer-refused")
+    status, document = await get(daemon, "/refusals", ("id", "0" * 32))
+    assert (status, "ask the other nodes" in document["hint"]) == (404, True)
 
 
 async def test_before_the_first_build_nothing_is_pretended(daemon: Any) -> None:

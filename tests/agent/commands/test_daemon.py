@@ -18,7 +18,8 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Path, dict[str, Any]]
 
     calls: list[tuple[Path, dict[str, Any]]] = []
 
-    def run(directory: Path, overrides: dict[str, Any]) -> int:
+    def run(directory: Path, overrides: dict[str, Any], hold_authority: bool) -> int:
+        assert not hold_authority
         calls.append((directory, overrides))
         return 0
 
