@@ -43,8 +43,9 @@ from nodeproxy.serve import ROOMS, serve
 from nodeproxy.stream import Peeked, abort
 from nodeproxy.tcp import open_upstream, serve_tcp
 from nodeproxy.telemetry.report import Record, Report, new_id, trace_id
-from nodeproxy.upstream.peers import note_peer, outlive_no_silence
+from nodeproxy.upstream.peers import note_peer
 from nodeproxy.upstream.route import Inward, denied
+from nodeproxy.upstream.way import outlive_no_silence
 from policy.model import Identity, Workload
 from policy.snapshot import Snapshot
 
@@ -104,6 +105,7 @@ async def _serve(conn: Conn, workload: Workload | None, credentials: Credentials
             failure = error  # raised below: the nursery would wrap it in a group
         finally:
             peers.accepted.pop(guest, None)
+            guest.left_behind()
         streams.cancel_scope.deadline = trio.current_time() + _FAREWELL
     if guest.verdict:
         raise Refused(guest.verdict, guest.why)
@@ -117,13 +119,30 @@ class _Guest(Link):
 
     def __init__(self, *arguments: object) -> None:
         super().__init__(*arguments)  # type: ignore[arg-type]
-        self.branches: set[Conn] = set()
+        self.branches: dict[int, tuple[Conn, Channel]] = {}
 
     def cut(self, verdict: str, why: str) -> None:
-        for branch in self.branches:
-            branch.verdict = verdict
-            branch.scope.cancel()
+        for branch, _ in self.branches.values():
+            _end(branch, verdict)
         super().cut(verdict, why)
+
+    def was_reset(self, number: int, code: int, by_peer: bool) -> None:
+        """Whoever asked is gone: what is being done for him ends too, though it may not be about to read or send."""
+        branch, channel = self.branches.get(number, (None, None))
+        super().was_reset(number, code, by_peer)
+        if branch is not None and channel is not None and (channel.cut or not (channel.sent_end or channel.held)):
+            _end(branch, "client-gone")
+
+    def left_behind(self) -> None:
+        """The connection is over: end the streams that broke with it, not those that have ended."""
+        for branch, channel in self.branches.values():
+            if channel.broken:
+                _end(branch, "client-gone")
+
+
+def _end(branch: Conn, verdict: str) -> None:
+    branch.verdict = branch.verdict or verdict
+    branch.scope.cancel()
 
 
 async def _own(conn: Conn, workload: Workload | None, guest: _Guest, channel: Channel) -> None:
@@ -132,13 +151,7 @@ async def _own(conn: Conn, workload: Workload | None, guest: _Guest, channel: Ch
     branch = _branch(conn, guest, channel)
     record = branch.report.record
     context.conns[branch.id] = branch
-    guest.branches.add(branch)
-
-    def lost() -> None:
-        branch.verdict = branch.verdict or "client-gone"
-        branch.scope.cancel()
-
-    channel.on_lost = lost
+    guest.branches[channel.id] = (branch, channel)
     flag, detail = "drained", ""
     in_room = False
     try:
@@ -175,7 +188,7 @@ async def _own(conn: Conn, workload: Workload | None, guest: _Guest, channel: Ch
         else:
             channel.close()
         del context.conns[branch.id]
-        guest.branches.remove(branch)
+        del guest.branches[channel.id]
         total = conn.report.record
         total.bytes_in += record.bytes_in
         total.bytes_out += record.bytes_out
@@ -237,6 +250,9 @@ def _admit(branch: Conn, door: Workload | None, guest: _Guest, channel: Channel)
     branch.dialled = (address, port)
     record.destination = workload
     record.dialled = dialled
+    # As listen.py asks of connections, of which these are more than its gates count.
+    if 2 * len(context.conns) + len(context.pool) >= context.descriptors * 3 // 4:
+        raise Refused("too-many-connections", "descriptors run short")
 
     # On whose behalf: at a workload's own door the caller is whoever dialled.
     if door is None and asked.caller is not None:

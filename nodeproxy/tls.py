@@ -265,7 +265,7 @@ class TlsStream(trio.abc.Stream):
         return found[0] if len(found) == 1 else b"".join(found)
 
     async def _fill(self) -> None:
-        data = await self._stream.receive_some(_CHUNK)
+        data = await self._stream.receive_some(_CHUNK + 64)  # and what encryption adds to two records (RFC 8446 section 5.2)
         if data:
             self._in.write(data)
         else:

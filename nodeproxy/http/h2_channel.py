@@ -48,9 +48,6 @@ class Channel(HalfCloseableStream):
         self.heard_end = False
         self.broken = ""  # why nothing more can be sent
         self.cut = False  # nor read
-        self.on_lost: Callable[[], None] | None = (
-            None  # told when nobody is left at the other end, for who is at work and neither reads nor sends
-        )
         self.windows = ParkingLot()  # a sender that waits for the peer to open the window of this stream
         self._arrivals = ParkingLot()
         self._connection = connection
@@ -260,8 +257,6 @@ class Channel(HalfCloseableStream):
             self._heads.clear()
             self._drop()
         self._wake()
-        if self.on_lost is not None and (self.cut or not (self.sent_end or self._held)):
-            self.on_lost()
 
     def _drop(self) -> None:
         dropped, self._held = len(self._held), b""

@@ -1,6 +1,6 @@
 """Connections to other nodes: shared by the streams of one identity, dialled when needed, kept while they live.
 
-Theory of operation. A `_Way` is an identity of ours and a place to reach with it. The peer judges streams by the certificate of their
+Theory of operation. A `Way` is an identity of ours and a place to reach with it. The peer judges streams by the certificate of their
 connection, so no connection is ever shared by two identities. The first caller who finds no connection with room starts an attempt;
 whoever comes meanwhile waits for the same one and shares what becomes of it. An attempt runs in the nursery of `run`, not in a caller's
 task, because the connection outlives that: one task dials, and then carries the connection to its end (`_live`).
@@ -15,9 +15,7 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 import random
-import socket
 import time
 from collections.abc import Callable
 
@@ -34,44 +32,17 @@ from nodeproxy.stream import abort, close_now
 from nodeproxy.telemetry.report import Record, new_id
 from nodeproxy.tunnel import check_answer, connect_fields
 from nodeproxy.upstream.connect import forwarded_for, shown_to
+from nodeproxy.upstream.way import Attempt, Way, connect
 from policy.model import Hop, Identity, Workload
 
 log = logging.getLogger("edgemesh.peers")
 
-FIRST_REST, LONGEST_REST = 0.1, 30.0  # seconds
 _LOOK = 1.0  # seconds between looks at all connections
 _ROOM = 0.05  # seconds between looks for room, when all connections of a way are full
 _FORGOTTEN = 60.0  # seconds after which a way that failed is remembered no longer
-_UNACKED = 30_000  # milliseconds that what we sent may wait for its ACK (TCP_USER_TIMEOUT): half-open connections die
 _GRACE = 1.0  # seconds: the other node tries its server as long as we wait for it, and its answer says more than our silence
 
 Key = tuple[Identity, Hop, str]  # who calls, whither, and the caller's workload where the connection is made in its namespace
-
-
-class _Attempt:
-    """One try to connect, which several callers wait for."""
-
-    __slots__ = ("done", "failure")
-
-    def __init__(self) -> None:
-        self.done = trio.Event()
-        self.failure: Refused | None = None
-
-
-class _Way:
-    """The connections of one key, and how it went."""
-
-    __slots__ = ("attempt", "failure", "failures", "links", "until")
-
-    def __init__(self) -> None:
-        self.links: list[Link] = []  # with their SETTINGS seen, in the order that they were made
-        self.attempt: _Attempt | None = None
-        self.failures = 0  # in a row
-        self.failure: Refused | None = None
-        self.until = 0.0  # when it may be tried again, trio's clock
-
-    def __repr__(self) -> str:
-        return f"<_Way {len(self.links)} connections, {self.failures} failures>"
 
 
 class Peers:
@@ -90,8 +61,9 @@ class Peers:
         self.now = now
         self.contexts = tls.Contexts()
         self.accepted: dict[Link, None] = {}  # made by peers, to our doors
-        self._ways: dict[Key, _Way] = {}
+        self._ways: dict[Key, Way] = {}
         self._carried: dict[Link, bool] = {}  # ours, and whether their links cost by the byte
+        self.connect = connect  # a socket becomes a stream
         self._random = chance or random.Random()  # noqa: S311 - jitter
         self._nursery: trio.Nursery | None = None
         self._stirred = trio.Event()
@@ -118,9 +90,7 @@ class Peers:
 
     async def get(self, conn: Conn, hop: Hop) -> PeerConnection:
         """A connection to there for this caller's identity, with room for a stream that is opened soon. Raises Refused."""
-        link = await self._with_room(conn, hop)
-        link.promise()
-        return link
+        return await self._with_room(conn, hop)
 
     async def tunnel(self, conn: Conn, pick: Pick) -> Channel:
         """Opaque bytes to the picked endpoint, through its node. Raises Refused."""
@@ -185,6 +155,9 @@ class Peers:
             if workload == key:
                 for link in list(way.links):
                     link.close()
+        identities, snapshot = self.context.identities, self.context.snapshot
+        here = [found.identity for one in self.context.captured if (found := snapshot.workload(one)) is not None]
+        self.contexts.retain([made for made in (identities.node(), *map(identities.of, here)) if made is not None], identities.trust())
 
     def admit(self, link: Link) -> None:
         """A peer has connected to a door of ours. Its door takes it out of `accepted` again."""
@@ -194,6 +167,7 @@ class Peers:
     # finding a connection
 
     async def _with_room(self, conn: Conn, hop: Hop) -> Link:
+        """The room is promised to the caller, who opens a stream soon."""
         context = self.context
         workload = context.snapshot.workload(conn.workload.key) or conn.workload
         key: Key = (workload.identity, hop, "" if hop.node else workload.key)
@@ -202,32 +176,33 @@ class Peers:
             made_of = self._ready(workload.identity, hop)
             way = self._ways.get(key)
             if way is None:
-                way = self._ways[key] = _Way()
+                way = self._ways[key] = Way()
                 self._stirred.set()
             living = 0
             for link in way.links:
                 if link.made_of != made_of:
                     link.drain()  # renewed: what runs goes on, and nothing new begins
                 elif link.room() > 0:
+                    link.promise()
                     return link
                 elif not link.ending:
                     living += 1
             if way.attempt is not None:
                 if way.failures:
-                    raise self._resting(way, hop)
-                await self._outcome(way.attempt, hop)
+                    raise way.resting(hop)
+                await way.attempt.outcome(hop)
             elif living >= self.settings.connections:
                 if trio.current_time() >= waited_until:
                     why = f"{living} connections to {hop} carry all the streams that they may; see NodeConfig peers and http2.streams"
                     raise Refused("too-many-connections", why)
                 await trio.sleep(_ROOM)  # an event would cost every stream that ends
             elif trio.current_time() < way.until:
-                raise self._resting(way, hop)
+                raise way.resting(hop)
             else:
                 assert self._nursery is not None, "run() first"
-                way.attempt = attempt = _Attempt()
+                way.attempt = attempt = Attempt()
                 self._nursery.start_soon(self._live, way, attempt, workload, hop, made_of)
-                await self._outcome(attempt, hop)
+                await attempt.outcome(hop)
 
     def _ready(self, identity: Identity, hop: Hop) -> tuple[Credentials, Trust]:
         """What a new connection is made of. Raises Refused where none may be made."""
@@ -241,20 +216,9 @@ class Peers:
             raise Refused("peer-revoked", why)
         return credentials, trust
 
-    async def _outcome(self, attempt: _Attempt, hop: Hop) -> None:
-        await attempt.done.wait()
-        if attempt.failure is not None:
-            raise Refused(attempt.failure.flag, f"{hop}: {attempt.failure.detail}")
-
-    def _resting(self, way: _Way, hop: Hop) -> Refused:
-        assert way.failure is not None
-        left = way.until - trio.current_time()
-        when = f"tried again in {left:.1f} s" if left > 0 else "being tried again now"
-        return Refused(way.failure.flag, f"{hop}: {way.failure.detail}; {when}")
-
     # one connection
 
-    async def _live(self, way: _Way, attempt: _Attempt, workload: Workload, hop: Hop, made_of: tuple[Credentials, Trust]) -> None:
+    async def _live(self, way: Way, attempt: Attempt, workload: Workload, hop: Hop, made_of: tuple[Credentials, Trust]) -> None:
         """The life of one connection, from its dialling to its end."""
         limits = self.context.limits
         stream: trio.SocketStream | tls.TlsStream | None = None
@@ -266,13 +230,11 @@ class Peers:
         def met() -> None:
             assert link is not None
             trying.deadline = math.inf
-            way.links.append(link)
-            way.failures, way.failure, way.attempt = 0, None, None
-            attempt.done.set()
+            way.succeeded(link)
 
         try:
             with trying:
-                stream = await self._connect(workload, hop)
+                stream = await self.connect(self.context, workload, hop)
                 timeout = Refused("tls-failed", f"no handshake in {limits.connect_timeout:g} s")
                 context = self.contexts.client(*made_of, tls.ALPN_MESH)
                 secured = await tls.connect(stream, context, made_of[1], (hop.spiffe,), limits.connect_timeout, self.now)
@@ -306,38 +268,9 @@ class Peers:
                 if link in way.links:
                     way.links.remove(link)
             if way.attempt is attempt:
-                way.attempt = None
-                attempt.failure = failure or Refused("peer-lost", "it ended the connection before it said anything")
-                self._failed(way, attempt.failure)
-                attempt.done.set()
+                ended_mutely = Refused("peer-lost", "it ended the connection before it said anything")
+                way.failed(failure or ended_mutely, self._random)
         log.debug("%s: %s", hop, failure or "ended")
-
-    async def _connect(self, workload: Workload, hop: Hop) -> trio.SocketStream:
-        family = socket.AF_INET6 if ":" in hop.address else socket.AF_INET
-        sockets = self.context.sockets
-        try:
-            raw = sockets.from_node(family) if hop.node else sockets.outwards(workload, family)
-        except OSError as error:
-            raise Refused("connect-failed", f"no socket: {error.strerror or error}") from error
-        sock = trio.socket.from_stdlib_socket(raw)
-        try:
-            await sock.connect((hop.address, hop.port))
-            stream = trio.SocketStream(sock)
-            outlive_no_silence(stream)
-            return stream
-        except OSError as error:
-            sock.close()
-            # trio's own words name the address once more.
-            raise Refused("connect-failed", os.strerror(error.errno) if error.errno else str(error)) from error
-        except BaseException:
-            sock.close()
-            raise
-
-    def _failed(self, way: _Way, failure: Refused) -> None:
-        rest = min(FIRST_REST * 2.0**way.failures, LONGEST_REST) * self._random.uniform(0.75, 1.25)
-        way.failures = min(way.failures + 1, 30)
-        way.failure = failure
-        way.until = trio.current_time() + rest
 
     # looking after all of them
 
@@ -387,11 +320,6 @@ class Peers:
         """Does the link to that node cost by the byte, at either end?"""
         snapshot = self.context.snapshot
         return metered or any(one.metered and one.name in (snapshot.node, node) for one in snapshot.nodes)
-
-
-def outlive_no_silence(stream: trio.SocketStream) -> None:
-    """What was sent and is not acknowledged for too long ends the connection (tcp(7), TCP_USER_TIMEOUT)."""
-    stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _UNACKED)
 
 
 def note_peer(record: Record, link: PeerConnection) -> None:

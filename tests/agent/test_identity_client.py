@@ -134,10 +134,13 @@ async def test_a_root_that_is_not_the_pinned_one_gets_no_token(mesh: Mesh, monke
     assert asked == ["GET /v1/bundle"]
 
 
-async def test_somebody_who_shows_our_root_but_cannot_prove_it_gets_no_token(mesh: Mesh, tmp_path: Path) -> None:
-    """Roots are public: who relays the bundle still has no certificate under them."""
+@pytest.mark.parametrize("adds_his_own", [False, True])
+async def test_somebody_who_shows_our_root_but_cannot_prove_it_gets_no_token(mesh: Mesh, tmp_path: Path, adds_his_own: bool) -> None:
+    """Roots are public: who relays the bundle, with or without a root of his own beside it, still has no certificate under ours."""
     bundle = mesh.authority.bundle()
     other = Mesh(tmp_path / "other")
+    if adds_his_own:
+        bundle = msgspec.structs.replace(bundle, roots=(*bundle.roots, *other.authority.bundle().roots))
     own = DoorCredentials(other.authority, time.time)()
     heard: list[bytes] = []
 

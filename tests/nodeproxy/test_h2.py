@@ -374,6 +374,17 @@ async def test_windows_grow_for_who_reads_and_are_given_back() -> None:
             theirs.close()
 
 
+async def test_a_window_does_not_grow_for_who_lags_behind() -> None:
+    async with pair() as p, trio.open_nursery() as nursery:
+        ours, theirs = await tunnel(p)
+        nursery.start_soon(ours.send_all, bytes(1 << 20))
+        for _ in range(50):
+            await trio.testing.wait_all_tasks_blocked()
+            await theirs.receive_some(10000)
+        assert theirs.window == 65535
+        nursery.cancel_scope.cancel()
+
+
 async def test_senders_share_a_connection() -> None:
     """Each of many senders gets on while all of them have more to send than the queue takes."""
     async with pair(Bounds(), Bounds().shared()) as p, trio.open_nursery() as nursery:
@@ -492,6 +503,14 @@ async def test_streams_beyond_the_limit_are_refused_and_can_be_sent_again() -> N
         await p.exchange()
 
 
+async def test_no_stream_numbers_are_left() -> None:
+    async with pair() as p:
+        p.client._machine.highest_outbound_stream_id = 2**31 - 3
+        assert p.client.room() == 0
+        with pytest.raises(Refused, match="peer-lost"):
+            await p.client.open(GET)
+
+
 # Ends
 
 
@@ -532,6 +551,18 @@ async def test_a_drained_client_ends_after_its_last_stream() -> None:
         await theirs.send_all(bytes(60000), end=True)
         await trio.testing.wait_all_tasks_blocked()
         assert len(await everything(ours)) == 60000  # it arrived whole, though the connection is gone
+        assert p.ends == {p.client: None, p.server: None}
+
+
+async def test_a_connection_that_drains_before_it_was_greeted(autojump_clock: trio.testing.MockClock) -> None:
+    async with pair() as p:
+        ours = await p.client.open(GET, end=True)
+        p.client.drain()
+        theirs = await p.accepted()
+        await trio.sleep(100)
+        await theirs.send_head(OK, end=True)
+        assert await ours.head() == (OK, True)
+        await trio.testing.wait_all_tasks_blocked()
         assert p.ends == {p.client: None, p.server: None}
 
 

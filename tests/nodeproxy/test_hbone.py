@@ -185,6 +185,13 @@ async def test_the_nodes_door_leads_to_captured_workloads_only(doors):
         assert (status, fields["x-edgemesh-reason"]) == (503, "unknown-workload")
 
 
+async def test_when_descriptors_run_short_no_tunnel_takes_more(doors):
+    visitor = await doors.knock(door=STORE)
+    doors.context.descriptors = 4
+    _, status, fields = await visitor.connect("10.0.0.2:8080")
+    assert (status, fields["x-edgemesh-reason"]) == (503, "too-many-connections")
+
+
 async def test_a_units_door_leads_to_its_own_ports_only(doors):
     unit = Workload("shop", "unit", "store", (NODE,), ports=(8080,), unit="unit.service")
     doors.context.captured.add(unit.key)
@@ -346,7 +353,7 @@ async def test_a_peer_that_does_not_answer_is_lost(doors, autojump_clock):
     visitor = await doors.knock(door=STORE)
     _, server = await opened(doors, visitor)
     began = trio.current_time()
-    visitor.pipe.receive_some = trio.sleep_forever  # after what it waits for now, which is our first PING
+    visitor.pipe.receive_some = lambda size: trio.sleep_forever()  # after what it waits for now, which is our first PING
     with trio.fail_after(100):
         await visitor.over.wait()
     assert 60 <= trio.current_time() - began < 65
@@ -360,10 +367,14 @@ async def test_ten_thousand_tunnels_leave_nothing_behind(doors):
     for number in range(10_000):
         channel, server = await opened(doors, visitor)
         if number % 2:
-            channel.close()
-        else:
             server.abort()
-            channel.abort()
+            with pytest.raises(trio.BrokenResourceError):
+                await channel.receive_some()
+        else:
+            await channel.send_eof()
+            server.close()
+            assert await everything(channel) == b""
+        channel.close()
         doors.dialler.servers.clear()
         doors.dialler.streams.clear()
         doors.dialler.picks.clear()
@@ -374,6 +385,26 @@ async def test_ten_thousand_tunnels_leave_nothing_behind(doors):
     assert list(doors.context.conns.values()) == [visitor.conn]
     assert not doors.context.live.in_flight
     assert len(doors.records) == 10_000
+
+
+async def test_a_caller_who_leaves_ends_what_is_done_for_him(doors):
+    visitor = await doors.knock(door=STORE)
+    channel, server = await opened(doors, visitor)
+    await channel.send_eof()  # now nobody reads from it, and the server says nothing
+    await settled()
+    channel.abort()
+    await settled()
+    assert server.was_reset
+    assert [r.flag for r in doors.records] == ["client-gone"]
+    publish(doors, grants=(HTTP,))
+    native = await doors.knock(alpn=("edgemesh-h2", "h2"))
+    asked = await native.connection.open(request(), end=True)
+    await settled()
+    server = doors.dialler.servers[-1]
+    asked.abort()
+    await settled()
+    assert server.was_reset
+    assert doors.records[-1].flag == "client-gone"
 
 
 async def test_a_connection_that_is_lost_takes_its_tunnels_with_it(doors):

@@ -757,19 +757,32 @@ async def test_nothing_follows_a_send_that_was_cut_off(mint):
     right.abort()
 
 
-async def test_closing_beside_a_sender_does_not_wait(mint):
+@pytest.mark.parametrize("way", ["close", "aclose"])
+async def test_closing_beside_a_sender_does_not_wait(mint, way):
     left, right = await secured_pair(mint, sockets())
     with pytest.raises(trio.ClosedResourceError):
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(left.send_all, bytes(10_000_000))
                 await trio.testing.wait_all_tasks_blocked(0.01)
-                left.close()
+                if way == "close":
+                    left.close()
+                else:
+                    await left.aclose()
         except* trio.ClosedResourceError as group:
             raise group.exceptions[0] from None
     with pytest.raises(trio.BrokenResourceError, match="without close_notify"):
         await receive_all(right)
     right.abort()
+
+
+async def test_records_that_came_together_are_given_together(mint):
+    left, right = await secured_pair(mint)
+    await left.send_all(bytes(32_768))  # two records
+    assert len(await right.receive_some()) == 32_768
+    await left.send_all(bytes(32_768))
+    assert len(await right.receive_some(20_000)) == 20_000
+    assert len(await right.receive_some()) == 12_768
 
 
 async def test_a_cancelled_reader_loses_nothing(mint):
