@@ -156,7 +156,7 @@ class Node:
     def _certificates_changed(self) -> None:
         """Contexts of certificates that were renewed are not needed any more."""
         keeper = self.membership.keeper
-        self.proxy.context.tls.retain(keeper.credentials(), keeper.trust())
+        self.proxy.peers.contexts.retain(keeper.credentials(), keeper.trust())
 
     def _tell(self, published: Published, cut: int) -> None:
         """Say in the log what changed: each problem once."""

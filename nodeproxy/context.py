@@ -13,11 +13,10 @@ import trio
 from msgspec import Struct
 
 from nodeproxy.capture import Ports, Sockets
-from nodeproxy.credentials import Identities, NoIdentities, Peer
+from nodeproxy.credentials import Identities, NoIdentities
 from nodeproxy.http.h2_bounds import Bounds
-from nodeproxy.limits import Limits, PeerLimits
+from nodeproxy.limits import Limits
 from nodeproxy.telemetry.report import Record, Report, Sink
-from nodeproxy.tls import Contexts
 from policy.model import Endpoint, Hop, Identity, Protocol, Request, Workload
 from policy.snapshot import Snapshot
 
@@ -71,7 +70,6 @@ class Context:
         sink: Sink,
         identities: Identities | None = None,
         h2_bounds: Bounds | None = None,
-        peer_limits: PeerLimits | None = None,
     ) -> None:
         self.snapshot = snapshot
         self.sockets = sockets
@@ -83,9 +81,6 @@ class Context:
         self.identities: Identities = identities or NoIdentities()
         self.peers: Peers | None = None  # connections to other nodes; None before the proxy runs
         self.h2_bounds = h2_bounds or Bounds()
-        self.peer_bounds = self.h2_bounds.shared()  # calls of several workloads lie beside each other
-        self.peer_limits = peer_limits or PeerLimits()
-        self.tls = Contexts()
         self.shared: Shared | None = None  # connections to servers that speak HTTP/2; likewise
         self.dns_ttl = 5  # seconds; CoreDNS's kubernetes plugin has the same
         soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -111,7 +106,6 @@ class Conn:
         "identity",
         "peer",
         "pick",
-        "proved",
         "report",
         "request",
         "route",
@@ -148,7 +142,6 @@ class Conn:
         self.source: Workload | None = workload if direction == "outbound" else source
         self.identity: Identity | None = self.source.identity if self.source else None  # proved: by the socket, or by a certificate
         self.route: Route | None = None
-        self.proved: Peer | None = None  # of a connection that carries tunnels: who is at its other end
         # What is moving now, so that publish() can ask whether it still may. None when nothing moves (idle keep-alive).
         self.pick: Pick | None = None
         self.request: Request | None = None

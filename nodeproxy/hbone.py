@@ -35,15 +35,15 @@ from nodeproxy import tls, tunnel
 from nodeproxy.context import Conn, Context
 from nodeproxy.credentials import Credentials
 from nodeproxy.errors import Refused
+from nodeproxy.guest import Guest
 from nodeproxy.http.answers import answer_fields, content, grpc_fields
 from nodeproxy.http.h2 import Channel
 from nodeproxy.http.rooms import serve_stream_of_node
-from nodeproxy.peer import Link
+from nodeproxy.peer import note_peer
 from nodeproxy.serve import ROOMS, serve
 from nodeproxy.stream import Peeked, abort
 from nodeproxy.tcp import open_upstream, serve_tcp
 from nodeproxy.telemetry.report import Record, Report, new_id, trace_id
-from nodeproxy.upstream.peers import note_peer
 from nodeproxy.upstream.route import Inward, denied
 from nodeproxy.upstream.way import outlive_no_silence
 from policy.model import Identity, Workload
@@ -91,7 +91,7 @@ async def _serve(conn: Conn, workload: Workload | None, credentials: Credentials
 
     # What does it want? Each stream has its task, and they have no more time than the connection.
     bounds = context.h2_bounds
-    guest = _Guest(secured, False, bounds if workload else bounds.shared(), f"{peer.spiffe} at {conn.peer[0]}", made_of)
+    guest = Guest(secured, False, bounds if workload else bounds.shared(), f"{peer.spiffe} at {conn.peer[0]}", made_of)
     failure: Exception | None = None
     async with trio.open_nursery() as streams:
 
@@ -114,38 +114,7 @@ async def _serve(conn: Conn, workload: Workload | None, credentials: Credentials
     secured.stream.close()  # with a word that this is the end
 
 
-class _Guest(Link):
-    """The connection of a peer, and its streams."""
-
-    def __init__(self, *arguments: object) -> None:
-        super().__init__(*arguments)  # type: ignore[arg-type]
-        self.branches: dict[int, tuple[Conn, Channel]] = {}
-
-    def cut(self, verdict: str, why: str) -> None:
-        for branch, _ in self.branches.values():
-            _end(branch, verdict)
-        super().cut(verdict, why)
-
-    def was_reset(self, number: int, code: int, by_peer: bool) -> None:
-        """Whoever asked is gone: what is being done for him ends too, though it may not be about to read or send."""
-        branch, channel = self.branches.get(number, (None, None))
-        super().was_reset(number, code, by_peer)
-        if branch is not None and channel is not None and (channel.cut or not (channel.sent_end or channel.held)):
-            _end(branch, "client-gone")
-
-    def left_behind(self) -> None:
-        """The connection is over: end the streams that broke with it, not those that have ended."""
-        for branch, channel in self.branches.values():
-            if channel.broken:
-                _end(branch, "client-gone")
-
-
-def _end(branch: Conn, verdict: str) -> None:
-    branch.verdict = branch.verdict or verdict
-    branch.scope.cancel()
-
-
-async def _own(conn: Conn, workload: Workload | None, guest: _Guest, channel: Channel) -> None:
+async def _own(conn: Conn, workload: Workload | None, guest: Guest, channel: Channel) -> None:
     """The life of one stream: as listen.py's of a connection, but it answers what it refuses."""
     context = conn.context
     branch = _branch(conn, guest, channel)
@@ -198,7 +167,7 @@ async def _own(conn: Conn, workload: Workload | None, guest: _Guest, channel: Ch
             branch.report.close(flag, detail)
 
 
-def _branch(conn: Conn, guest: _Guest, channel: Channel) -> Conn:
+def _branch(conn: Conn, guest: Guest, channel: Channel) -> Conn:
     """A stream as a connection of its own. Whither it goes is put in by `_admit`."""
     now = time.time()
     was = conn.report.record
@@ -224,7 +193,7 @@ def _branch(conn: Conn, guest: _Guest, channel: Channel) -> Conn:
     return branch
 
 
-def _admit(branch: Conn, door: Workload | None, guest: _Guest, channel: Channel) -> tunnel.Asked:
+def _admit(branch: Conn, door: Workload | None, guest: Guest, channel: Channel) -> tunnel.Asked:
     """May this stream go on, as far as that can be said before a byte of it? Puts into `branch` whither it goes. Raises Refused."""
     context, record = branch.context, branch.report.record
     snapshot = context.snapshot

@@ -19,7 +19,6 @@ class Limits(Struct, frozen=True, rename="camel", forbid_unknown_fields=True):
     head_timeout: float = 10.0  # from the first byte of a request head to its last
     keepalive_timeout: float = 75.0  # an HTTP connection between two requests; nginx has the same
     idle_timeout: float = 300.0  # an opaque or upgraded connection, or a body, on which nothing moves
-    handshake_timeout: float = 10.0  # TLS with another node, from the first byte to the proved peer
     detect_timeout: float = 5.0  # first bytes of a connection whose protocol nobody declared
     connect_timeout: float = 5.0  # one attempt to connect to an endpoint
     response_timeout: float = 300.0  # from the end of a request to the head of its response
@@ -33,10 +32,11 @@ class Limits(Struct, frozen=True, rename="camel", forbid_unknown_fields=True):
 class PeerLimits(Struct, frozen=True, rename="camel", forbid_unknown_fields=True):
     """Connections to other nodes. Seconds."""
 
-    connections: Annotated[int, Meta(ge=1, le=64)] = 2  # kept for one identity and node
-    idle_timeout: Seconds = 300.0  # after the last stream; ztunnel has the same
+    connections: Annotated[int, Meta(ge=1, le=64)] = 2  # for one identity and place
+    idle_timeout: Seconds = 300.0  # after the last stream (as ztunnel); who was dialled waits twice as long, so that the dialler closes
     keepalive: Seconds = 10.0  # a quiet connection with streams is asked whether it lives; ztunnel has the same
     keepalive_metered: Seconds = 300.0  # the same where either node's link costs by the byte
+    answer: Seconds = 20.0  # for the answer to that; ztunnel has the same
 
 
 class Gate:

@@ -6,12 +6,12 @@ from collections.abc import Callable
 from typing import Protocol, cast
 
 import trio
-from msgspec import Struct
 
 from nodeproxy.credentials import Credentials, Peer, Trust
 from nodeproxy.http.h2 import Bounds, Channel, Connection
 from nodeproxy.http.message import Fields
 from nodeproxy.stream import Stream
+from nodeproxy.telemetry.report import Record
 from nodeproxy.tls import MESH, Secured
 
 
@@ -41,16 +41,6 @@ class PeerConnection(Protocol):
         ...
 
     def close(self) -> None: ...
-
-
-class Settings(Struct, frozen=True):
-    """Connections between nodes. Seconds."""
-
-    connections: int = 2  # for one identity and place
-    idle_timeout: float = 300.0  # after the last stream; who was dialled waits twice as long, so that the dialler closes
-    keepalive: float = 10.0  # a quiet connection with streams is asked whether it lives
-    keepalive_metered: float = 300.0  # the same where either node's link costs by the byte
-    answer: float = 20.0  # for the answer to that
 
 
 class Link(Connection):
@@ -107,8 +97,19 @@ class Link(Connection):
             self.heard_of = True
             self._met()
 
+    async def ask(self, patience: float) -> None:
+        """Does it live? If not, it is cut."""
+        self.pinged_at = trio.current_time()
+        if not await self.ping(patience):
+            self.cut("peer-lost", f"it did not answer a PING in {patience:g} s")
+
     def cut(self, verdict: str, why: str) -> None:
         """End it at once, for a reason."""
         if not self.closed:
             self.verdict, self.why = verdict, why
             self.close()
+
+
+def note_peer(record: Record, link: PeerConnection) -> None:
+    """Who the other end proved to be, for the record."""
+    record.tls_peer, record.tls_version, record.tls_cipher = link.peer.spiffe, link.peer.version, link.peer.cipher

@@ -71,9 +71,9 @@ class Proxy:
         bounds: Bounds | None = None,
         peer_limits: PeerLimits | None = None,
     ) -> None:
-        self.context = Context(snapshot, sockets, Live(), Pool(limits), limits, ports, sink, identities, bounds, peer_limits)
+        self.context = Context(snapshot, sockets, Live(), Pool(limits), limits, ports, sink, identities, bounds)
         self.context.shared = self.shared = Shared(self.context.h2_bounds, limits.pool_idle_timeout)
-        self.context.peers = self.peers = Peers(self.context)
+        self.context.peers = self.peers = Peers(self.context, peer_limits)
         self.houses: dict[str, _House] = {}
         self._nursery: trio.Nursery | None = None
 
@@ -115,11 +115,7 @@ class Proxy:
         self.context.snapshot = snapshot
         cut = 0
         for conn in list(self.context.conns.values()):
-            if (peer := conn.proved) is not None and snapshot.refuses(peer.identity, peer.node, peer.serial):
-                conn.verdict = "peer-revoked"
-                conn.scope.cancel()
-                cut += 1
-            elif conn.active and conn.route and conn.pick and not conn.route.still_allows(conn.pick, conn.request):
+            if conn.active and conn.route and conn.pick and not conn.route.still_allows(conn.pick, conn.request):
                 conn.verdict = "cut"
                 conn.scope.cancel()
                 cut += 1
@@ -140,6 +136,7 @@ class Proxy:
         self.context.draining = True
         for house in self.houses.values():
             house.accepting.cancel()
+        self.peers.drain()
         with trio.move_on_after(self.context.limits.drain_timeout):
             while any(conn.active for conn in self.context.conns.values()):  # noqa: ASYNC110 - an event would cost every request
                 await trio.sleep(0.05)

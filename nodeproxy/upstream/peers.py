@@ -26,10 +26,11 @@ from nodeproxy.context import Conn, Context, Pick
 from nodeproxy.credentials import Credentials, Trust
 from nodeproxy.errors import Refused
 from nodeproxy.http.h2 import Channel
-from nodeproxy.peer import Link, PeerConnection, Settings
+from nodeproxy.limits import PeerLimits
+from nodeproxy.peer import Link, PeerConnection, note_peer
 from nodeproxy.proof import read_spiffe
 from nodeproxy.stream import abort, close_now
-from nodeproxy.telemetry.report import Record, new_id
+from nodeproxy.telemetry.report import new_id
 from nodeproxy.tunnel import check_answer, connect_fields
 from nodeproxy.upstream.connect import forwarded_for, shown_to
 from nodeproxy.upstream.way import Attempt, Way, connect
@@ -51,13 +52,13 @@ class Peers:
     def __init__(
         self,
         context: Context,
-        settings: Settings | None = None,
+        settings: PeerLimits | None = None,
         now: Callable[[], float] = time.time,
         chance: random.Random | None = None,
     ) -> None:
         """`now` holds the dates of certificates against the clock."""
         self.context = context
-        self.settings = settings or Settings()
+        self.settings = settings or PeerLimits()
         self.now = now
         self.contexts = tls.Contexts()
         self.accepted: dict[Link, None] = {}  # made by peers, to our doors
@@ -308,20 +309,9 @@ class Peers:
         interval = (settings.keepalive_metered if metered else settings.keepalive) * patience
         if now - max(link.last_heard, link.pinged_at) >= interval:
             assert self._nursery is not None
-            link.pinged_at = now
-            self._nursery.start_soon(self._ask, link)
-
-    async def _ask(self, link: Link) -> None:
-        answer = self.settings.answer
-        if not await link.ping(answer):
-            link.cut("peer-lost", f"it did not answer a PING in {answer:g} s")
+            self._nursery.start_soon(link.ask, settings.answer)
 
     def _metered(self, node: str, metered: bool) -> bool:
         """Does the link to that node cost by the byte, at either end?"""
         snapshot = self.context.snapshot
         return metered or any(one.metered and one.name in (snapshot.node, node) for one in snapshot.nodes)
-
-
-def note_peer(record: Record, link: PeerConnection) -> None:
-    """Who the other end proved to be, for the record."""
-    record.tls_peer, record.tls_version, record.tls_cipher = link.peer.spiffe, link.peer.version, link.peer.cipher

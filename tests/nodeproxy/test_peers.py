@@ -15,7 +15,7 @@ from nodeproxy import tls
 from nodeproxy.context import Pick
 from nodeproxy.errors import Refused
 from nodeproxy.http.h2 import Bounds, Connection
-from nodeproxy.peer import Settings
+from nodeproxy.limits import PeerLimits
 from nodeproxy.upstream.peers import Peers
 from nodeproxy.upstream.way import FIRST_REST, LONGEST_REST
 from policy.model import Endpoint, Hop, Node, Revoked, Workload
@@ -525,7 +525,7 @@ async def test_a_peer_that_falls_silent_is_lost(peers, remote, buyer, autojump_c
 
 @pytest.mark.parametrize("metered", ["hop", "own", ""])
 async def test_keepalive_costs_little_where_bytes_do(peers, remote, buyer, autojump_clock, metered):
-    peers.settings = Settings(keepalive=10, keepalive_metered=100)
+    peers.settings = PeerLimits(keepalive=10, keepalive_metered=100)
     if metered == "own":
         peers.context.snapshot = msgspec.structs.replace(peers.context.snapshot, nodes=(Node("here", metered=True),))
     hop = msgspec.structs.replace(THERE, metered=metered == "hop")

@@ -25,7 +25,9 @@ async def test_every_page_answers(daemon: Any) -> None:
 
 
 async def test_a_refusal_is_found_by_its_id(daemon: Any) -> None:
-    record = Record("request", "outbound", 0.0, 0.0, None, "10.0.0.1", None, "", "10.0.0.2:80", "", "http", flag="peer-refused", id="ab" * 16)
+    record = Record(
+        "request", "outbound", 0.0, 0.0, None, "10.0.0.1", None, "", "10.0.0.2:80", "", "http", flag="peer-refused", id="ab" * 16
+    )
     daemon.refusals(record)
     status, (found,) = await get(daemon, "/refusals", ("id", "ab" * 16))
     assert (status, found["node"], found["refused_by"], found["flag"]) == (200, "edge-1", "the other node", "peer-refused")
