@@ -16,8 +16,8 @@ from nodeproxy.capture import Ports
 from nodeproxy.context import Conn, Context, Pick
 from nodeproxy.errors import Refused
 from nodeproxy.http import reach, shared
-from nodeproxy.http.rooms import serve_http
 from nodeproxy.http.pool import Pool
+from nodeproxy.http.rooms import serve_http
 from nodeproxy.limits import Limits
 from nodeproxy.stream import Peeked, abort, close_now
 from nodeproxy.telemetry.report import Record

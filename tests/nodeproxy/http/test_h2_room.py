@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 
 import pytest
@@ -35,10 +36,8 @@ async def caller(house: House, nursery: trio.Nursery) -> Connection:
 
 
 async def _run(connection: Connection, accept: Callable[[Channel], None] | None = None) -> None:
-    try:
+    with contextlib.suppress(Refused, trio.BrokenResourceError):
         await connection.run(accept)
-    except (Refused, trio.BrokenResourceError):
-        pass
 
 
 async def body(channel: Channel) -> bytes:
