@@ -5,6 +5,7 @@ A node that has neither joined nor holds the authority stands alone: it has no c
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import socket
 import time
@@ -78,7 +79,11 @@ class Membership:
             return []
         from agent.identity import concerns
 
-        return [*self._own_problems, *concerns.problems(self.keeper)]
+        found = [*self._own_problems, *concerns.problems(self.keeper)]
+        if self.authority is not None:
+            with contextlib.suppress(FolderError):  # whoever asks it for a certificate is told
+                found += concerns.of_authority(self.authority.ends(), self.keeper.clock.now())
+        return found
 
     def want(self, workloads: Iterable[Workload]) -> None:
         """A certificate for every identity that runs here."""

@@ -32,28 +32,21 @@ _SHOWN = {"http": "http", "h2": "http", "grpc": "http", "tls": "tls"}  # in reco
 _HEAR_OUT = 0.5  # seconds that a caller whose server is dead has for its first bytes
 
 
-async def serve(conn: Conn, route: Route, protocol: Protocol, opened: tuple[Peeked, Pick] | None = None) -> None:
-    """Find the room and stay in it until the connection ends. `opened`: the server has been dialled already. Raises Refused."""
-    if protocol and opened is None:
+async def serve(conn: Conn, route: Route, protocol: Protocol) -> None:
+    """Find the room and stay in it until the connection ends. Raises Refused."""
+    if protocol:
         await _enter(conn, route, protocol)
         return
-    if protocol and opened is not None:  # opaque, or it would not have been dialled
-        conn.report.record.protocol = "tcp"
-        await serve_tcp(conn, route, *opened)
-        return
     first: Pick | None = None
-    if opened is None:
-        # An opaque stream may not be admitted: then only the client's bytes can tell what this is.
-        with contextlib.suppress(Refused):
-            first = route.pick(None)
-    else:
-        first = opened[1]
+    # An opaque stream may not be admitted: then only the client's bytes can tell what this is.
+    with contextlib.suppress(Refused):
+        first = route.pick(None)
     if first is None:
         detected: Detected = await _client_speaks(conn)
     else:
         conn.moves(first, None)
         try:
-            upstream, first = opened or await open_upstream(conn, route, first)
+            upstream, first = await open_upstream(conn, route, first)
         except Refused:
             # Nobody answers. A caller that speaks HTTP can be told so in its own words; others see a reset.
             detected = "tcp"

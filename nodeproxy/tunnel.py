@@ -7,6 +7,7 @@ gives the record its id, and everything else, `baggage` first of all, is tolerat
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 import os
 import re
@@ -66,6 +67,7 @@ def read_authority(text: str) -> tuple[str, int]:
     return address, int(match[3])
 
 
+@functools.lru_cache(1024)  # ipaddress takes 5 us
 def _canonical(text: str, six: bool) -> str:
     try:
         return str(ipaddress.IPv6Address(text) if six else ipaddress.IPv4Address(text))

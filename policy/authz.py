@@ -10,7 +10,7 @@ from policy.model import Grant, HttpMatch, Identity, Request, Verdict
 
 DENIALS = {
     "no-identity": "the caller proved no identity",
-    "revoked": "the caller's identity is revoked",
+    "revoked": "the identity of the caller or of the server is revoked, or the server's node",
     "no-rule": "no TrafficTarget lets this source reach this destination",
     "no-http-match": "no route of the TrafficTargets between these two fits this request",
     "port-not-allowed": "the TrafficTargets between these two do not list this port",

@@ -129,7 +129,7 @@ def _to_workload(
     if not verdict.allowed:
         nearest, lacked = _nearest(snapshot, who.identity, whom.identity, endpoint.port, request, udp)
         if verdict.reason == "revoked":
-            nearest, lacked = "", snapshot.refuses(who.identity, "")
+            nearest, lacked = "", snapshot.refuses(who.identity, "") or snapshot.refuses(whom.identity, whom.node)
         found = structs.replace(found, nearest=nearest, lacked=lacked)
     return structs.replace(found, steps=tuple(steps))
 

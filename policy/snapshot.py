@@ -139,6 +139,11 @@ class Snapshot(Struct, frozen=True, dict=True):
         return frozenset(self.revoked.identities)
 
     @cached_property
+    def _barred(self) -> bool:
+        """Is there any revocation that concerns calls? Mostly not."""
+        return bool(self._revoked_nodes or self._revoked_identities)
+
+    @cached_property
     def _revoked_serials(self) -> frozenset[str]:
         return frozenset(map(canonical_serial, self.revoked.serials))
 
@@ -260,16 +265,20 @@ class Snapshot(Struct, frozen=True, dict=True):
 
     def plain_rule(self, address: str, workload: Workload, port: int) -> str:
         """The AccessControl that lets plain text from `address` reach this port; "" for none, and always in strict mode."""
-        if self.mtls(workload.namespace) == "strict":
+        if self.mtls(workload.namespace) == "strict" or (self._barred and self._is_barred(workload)):
             return ""
         networks = self._plain.get((workload.key, port))
         return "" if networks is None else networks.rule(address)
+
+    def _is_barred(self, workload: Workload) -> bool:
+        """Nobody is to be served by it: its key is in the wrong hands."""
+        return workload.identity in self._revoked_identities or workload.node in self._revoked_nodes
 
     def authorize(self, source: Identity | None, destination: Workload, port: int, request: Request | None = None) -> Verdict:
         """May `source` send this to `port` of `destination`? `request` None: an opaque stream. `source` None: nobody that we know."""
         if source is None:
             return NO_IDENTITY
-        if source in self._revoked_identities:
+        if self._barred and (source in self._revoked_identities or self._is_barred(destination)):
             return REVOKED
         if self.mesh.permissive:
             return PERMISSIVE
@@ -280,7 +289,7 @@ class Snapshot(Struct, frozen=True, dict=True):
         """The same for datagrams (UDPRoute)."""
         if source is None:
             return NO_IDENTITY
-        if source in self._revoked_identities:
+        if self._barred and (source in self._revoked_identities or self._is_barred(destination)):
             return REVOKED
         if self.mesh.permissive:
             return PERMISSIVE

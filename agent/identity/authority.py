@@ -87,6 +87,11 @@ class Authority:
             self._trust = trust
         return self._trust
 
+    def ends(self) -> float:
+        """When what signs, or anything above it, ends. Raises FolderError."""
+        with self._holdings.held():
+            return self._holdings.issuer.not_after
+
     def join(self, request: JoinRequest, source: str = "") -> Issued:
         """Enrol a node. `source`: the address it came from. Raises AuthorityRefused, FolderError."""
         with self._answering(source, f"a join as node {request.node[:80]!r}"), self._holdings.held():

@@ -14,6 +14,7 @@ from policy.model import Problem, Severity, Where
 Document = dict[str, Any]
 
 _LEFT = 1 / 3  # of its life: from then on somebody should look, and two thirds of the time to do it is left
+ENDS_SOON = 90 * 86400.0  # seconds: time for nodes that are seldom on to hear of the next one
 _SILENT = 600.0  # seconds without the authority that are nobody's business yet
 _SHOWN = 5  # identities in one message
 
@@ -36,6 +37,16 @@ def problems(keeper: Keeper) -> list[Problem]:
         message = f"the authority has been out of reach for {span(silent[0])}: {silent[1]}"
         found.append(_problem("warning", message, "certificates that are here stay good until they end: edgemesh certs says when"))
     return sorted([*found, *_certificates(keeper)])
+
+
+def of_authority(ends: float, now: float) -> list[Problem]:
+    """Nothing lives longer than what signed it, so this is the end of the mesh. `ends`: seconds since the epoch."""
+    left = ends - now
+    if left > ENDS_SOON:
+        return []
+    what = f"ends in {span(left)}" if left > 0 else "has ended, and no certificate is issued"
+    hint = "edgemesh ca rotate add begins to replace a root of ours; edgemesh ca load takes an intermediate that was made elsewhere"
+    return [_problem("warning" if left > 0 else "error", f"the authority's own certificate {what}", hint)]
 
 
 def _certificates(keeper: Keeper) -> Iterable[Problem]:

@@ -189,3 +189,13 @@ def test_metrics(shown: Shown) -> None:
     }
     shown.keeper.clock.heard(shown.now - 2)
     assert samples()["edgemesh_clock_offset_seconds[]"] == 2
+
+
+@pytest.mark.parametrize(
+    ("ends", "severity", "says"),
+    [(91, "", ""), (89.5, "warning", "ends in 89 d"), (-1, "error", "has ended")],
+)
+def test_the_authoritys_own_end(ends, severity, says):
+    found = concerns.of_authority(NOW + ends * DAY, NOW)
+    assert [problem.severity for problem in found] == ([severity] if severity else [])
+    assert all(says in problem.message and "edgemesh ca rotate" in problem.hint for problem in found)

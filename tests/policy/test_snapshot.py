@@ -264,6 +264,16 @@ def test_a_revoked_source_is_denied_in_permissive_mode_too():
     assert strict.authorize(READ.source, W1, 80, Request("GET", "/a", [(b"x", b"y")])).reason == "revoked"
 
 
+@pytest.mark.parametrize("server", [replace(TILL, service_account="thief"), replace(TILL, node="n9")], ids=["identity", "node"])
+def test_nobody_calls_a_server_that_is_revoked(server):
+    honest = Identity("shop", "till")
+    assert FAR.authorize(honest, server, 8080).reason == "revoked"
+    assert FAR.authorize_udp(honest, server, 53).reason == "revoked"
+    opened = replace(FAR, workloads=(server,), modes={"shop": "permissive"})
+    assert not opened.plain_rule("10.9.9.9", server, 8080)
+    assert replace(opened, revoked=Revoked()).plain_rule("10.9.9.9", server, 8080)
+
+
 @pytest.mark.parametrize(
     ("address", "port", "rule"),
     [

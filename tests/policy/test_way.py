@@ -94,9 +94,9 @@ def test_the_callers_node_asks_the_rules_first():
 @pytest.mark.parametrize(
     ("revoked", "whom", "reason", "side", "why"),
     [
-        (Revoked(nodes=("n2",)), FAR, "peer-revoked", "node n1, the caller's", "node n2 is revoked"),
-        (Revoked(nodes=("n3",)), LONE, "peer-revoked", "node n1, the caller's", "node n3 is revoked"),
-        (Revoked(identities=(FAR.identity,)), LONE, "peer-revoked", "node n1, the caller's", "identity shop/store is revoked"),
+        (Revoked(nodes=("n2",)), FAR, "revoked", "node n1, the caller's", "node n2 is revoked"),
+        (Revoked(nodes=("n3",)), LONE, "revoked", "node n1, the caller's", "node n3 is revoked"),
+        (Revoked(identities=(FAR.identity,)), LONE, "revoked", "node n1, the caller's", "identity shop/store is revoked"),
         (Revoked(nodes=("n1",)), FAR, "peer-revoked", "node n2, the destination's", "node n1 is revoked"),
         (Revoked(identities=(WHO.identity,)), FAR, "revoked", "node n1, the caller's", "identity buy/buyer is revoked"),
         (Revoked(identities=(WHO.identity,)), NEAR, "revoked", "node n1", "identity buy/buyer is revoked"),
