@@ -55,7 +55,11 @@ FLAGS: dict[str, Flag] = {
     "peer-no-identity": Flag(502, "the peer's certificate holds no SPIFFE identity of a workload", "certificates come from edgemesh ca"),
     "peer-wrong-domain": Flag(502, "the peer is of another trust domain", "nodes of one mesh have one trust domain"),
     "peer-unexpected": Flag(502, "the peer proved to be somebody else than was dialled", "does another workload have that address now?"),
-    "peer-revoked": Flag(403, "the peer's node or identity is revoked", "whoever is named by a Revocation enrols anew, under a new identity or node name, or the Revocation is removed"),
+    "peer-revoked": Flag(
+        403,
+        "the peer's node or identity is revoked",
+        "whoever is named by a Revocation enrols anew, under a new identity or node name, or the Revocation is removed",
+    ),
     "no-certificate": Flag(
         503, "this node has no valid certificate for the workload", "edgemesh certs says why; edgemesh join enrols a node"
     ),
