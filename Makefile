@@ -38,8 +38,9 @@ check: $(VENV)/dev ## style, types, direction of imports
 	@$(BIN)/lint-imports --no-cache
 
 bench: $(VENV)/dev ## measure beside nginx and HAProxy; writes BENCHMARKS.md
-	@build/need ip nginx haproxy wrk
+	@build/need ip nginx haproxy wrk nghttpx openssl
 	@$(ROOTLY) $(BIN)/python tests/bench/bench.py
+	@$(ROOTLY) $(BIN)/python tests/bench/bench_nodes.py
 
 lock: $(VENV)/dev ## resolve pyproject.toml's ranges to exact versions in build/requirements*.txt
 	@build/lock $(BIN)/python

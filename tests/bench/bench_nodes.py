@@ -217,6 +217,32 @@ def throughput(client: str, url: str) -> float:
     return float(out) / 1048576
 
 
+def knock(*words: object) -> list[str]:
+    return ["ip", "netns", "exec", "emb-n1", sys.executable, str(Path(__file__).parent / "knocker.py"), *map(str, words)]
+
+
+def handshake_cost(program: Program, *words: object) -> float:
+    """CPU milliseconds of this program for each connection that knocker.py makes to it."""
+    count = 300
+    before = program.cpu()
+    subprocess.run(knock(words[0], "handshakes", count, *words[1:]), check=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    return (program.cpu() - before) / count * 1000
+
+
+def held_cost(program: Program, state: Path, what: str, count: int) -> float:
+    """KiB of this program's memory for each idle connection or tunnel."""
+    before = program.rss()
+    command = knock(state, what, count)
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": str(ROOT)}) as holder:
+        assert holder.stdout is not None
+        if holder.stdout.readline() != b"ready\n":
+            raise SystemExit(f"knocker.py {what} failed")
+        time.sleep(1)
+        held = program.rss() - before
+        holder.communicate(b"")
+    return held * 1024 / count
+
+
 def main() -> None:
     with tempfile.TemporaryDirectory(prefix="edgemesh-bench-") as name, topology(), contextlib.ExitStack() as stack:
         folder = Path(name)
@@ -255,6 +281,8 @@ def main() -> None:
         loaded = [agent.rss() for agent in agents]
         tunnel = statistics.median(throughput("emb-c", "http://240.240.9.9:81/big") for _ in range(3))
         plain = statistics.median(throughput("emb-pc", "http://10.78.4.2:81/big") for _ in range(3))
+        shake, other_shake = handshake_cost(agents[1], folder / "n1"), handshake_cost(nghttpx[1], "-", folder)
+        connection, stream = held_cost(agents[1], folder / "n1", "connections", 200), held_cost(agents[1], folder / "n1", "streams", 1000)
         base = middle["one nginx, plain hop"]["cpu"]
         lines = [
             BEGIN,
@@ -277,6 +305,10 @@ def main() -> None:
             f"| the same for each of the next thousand on that connection | {thousandth:.0f} |",
             f"| opaque TCP through a tunnel, 256 MiB | {tunnel:.0f} MiB/s |",
             f"| the same without proxies | {plain:.0f} MiB/s |",
+            f"| CPU of a handshake at the accepting node, its first look to its SETTINGS | {shake:.2f} ms: {1000 / shake:.0f} in a second of CPU |",
+            f"| the same, nghttpx | {other_shake:.2f} ms: {1000 / other_shake:.0f} |",
+            f"| memory of an idle connection between nodes, at the accepting one | {connection:.0f} KiB |",
+            f"| of an open tunnel, with its connection to the server | {stream:.0f} KiB |",
             f"| memory (RSS) of the node with the authority, idle / after the load | {idle[0]:.1f} / {loaded[0]:.1f} MiB |",
             f"| of the other node | {idle[1]:.1f} / {loaded[1]:.1f} MiB |",
             END,
