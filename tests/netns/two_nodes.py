@@ -17,6 +17,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -33,31 +34,39 @@ LINK = "link0"
 
 PORTS = [{"name": "http", "port": 80}, {"name": "tcp-echo", "port": 7}, {"name": "http-none", "port": 81}]
 
-# Prints one line for each failure, and at the end how many calls went well.
+# Calls until it is told to stop; prints what became of them: {"200": 317, "403 no-rule": 2, ...}
 CALLER = """
-    import http.client, os, signal, sys, time
-    host, path, wanted, pause = sys.argv[1], sys.argv[2], sys.argv[3], float(sys.argv[4])
-    well, going = {}, [True]
+    import collections, http.client, json, signal, sys, time
+    host, port, path, pause = sys.argv[1], int(sys.argv[2]), sys.argv[3], float(sys.argv[4])
+    seen, going = collections.Counter(), [True]
     signal.signal(signal.SIGTERM, lambda *_: going.clear())
     print("ready")
-    connection = http.client.HTTPConnection(host, 80, timeout=5)
+    connection = http.client.HTTPConnection(host, port, timeout=8)
     while going:
         try:
             connection.request("GET", path)
             response = connection.getresponse()
             response.read()
-            word = str(response.status) + " " + (response.getheader("x-edgemesh-reason") or "")
-        except OSError as error:
+            word = f"{response.status} {response.getheader('x-edgemesh-reason', '')}".strip()
+        except (OSError, http.client.HTTPException) as error:
             word = type(error).__name__
             connection.close()
-        except http.client.HTTPException as error:
-            word = type(error).__name__
-            connection.close()
-        word = word.strip()
-        well[word] = well.get(word, 0) + 1
+        seen[word] += 1
         time.sleep(pause)
-    import json
-    print(json.dumps(well), flush=True)
+    print(json.dumps(seen), flush=True)
+"""
+
+# One connection to the echo: each line that comes in is sent, and what came back is printed, or how it ended.
+TALKER = """
+    import socket, sys
+    talk = socket.create_connection((sys.argv[1], 7), 8)
+    print("ready")
+    for line in sys.stdin:
+        try:
+            talk.sendall(line.encode())
+            print(talk.recv(4096).decode().strip() or "closed")
+        except OSError as error:
+            print(type(error).__name__)
 """
 
 
@@ -81,6 +90,24 @@ class Leaf(Host):
         sh("ip", "-n", self.name, "route", "add", "default", "via", self.gateway)
 
 
+class Stranger(Host):
+    """A namespace on the link that is in no mesh and knows the way to every workload."""
+
+    def __init__(self, lab):
+        self.lab, self.name = lab, f"{lab.prefix}stranger"
+        self.v4 = f"10.{lab.octet}.0.99"
+        self.make()
+
+    def make(self):
+        sh("ip", "netns", "add", self.name)
+        sh("ip", "-n", self.name, "link", "add", LINK, "type", "veth", "peer", "name", "stranger", "netns", self.lab.switch)
+        for words in ("link set lo up", f"link set {LINK} up", f"addr add {self.v4}/24 dev {LINK}"):
+            sh("ip", "-n", self.name, *words.split())
+        sh("ip", "-n", self.lab.switch, "link", "set", "stranger", "master", "br0", "up")
+        for node in self.lab.nodes.values():
+            sh("ip", "-n", self.name, "route", "add", f"10.{self.lab.octet}.{node.number}.0/24", "via", node.v4)
+
+
 class Node(Host):
     """A namespace with a daemon. `v4` is its address on the link; its workloads are on a bridge behind it."""
 
@@ -91,7 +118,7 @@ class Node(Host):
         self.home = lab.folder / name
         self.home.mkdir(mode=0o700)
         self.state, self.socket = self.home / "state", str(self.home / "admin.sock")
-        self.config = self.home / "config"  # manifests that this node alone reads, beside those of all
+        self.config = self.home / "config"  # each reads its own, as it does where they are brought to every node
         self.config.mkdir()
         self.daemon = None
         self.make()
@@ -125,16 +152,16 @@ class Node(Host):
             raise AssertionError(f"edgemesh {' '.join(words)}: {done.stderr or done.stdout}")
         return done
 
-    def start(self, *more):
-        more = more or (("--authority",) if self.plain == "hub" else ())
+    def begin(self):
         log = (self.home / "daemon.log").open("ab")
         command = ["nsenter", f"--net=/run/netns/{self.name}", sys.executable, "-m", "agent", "run"]
-        command += ["--config", str(self.config), "--node", self.plain, "--access-log", "all", *more]
+        command += ["--config", str(self.config), "--node", self.plain, "--access-log", "all"]
+        command += ["--authority"] if self.plain == "hub" else []
         self.daemon = subprocess.Popen(command, stdout=log, stderr=log, env=environment(), cwd=self.home)
         log.close()
 
-    def up(self, *more):
-        self.start(*more)
+    def up(self):
+        self.begin()
         self.lab.wait(self.ready, f"{self.plain} is ready")
         return self
 
@@ -145,7 +172,7 @@ class Node(Host):
             status = get(self.socket, "/status")
         except ConnectionError:
             return False
-        local = [w for w in status["workloads"] if w["place"] or w["detail"]]
+        local = [w for w in status["workloads"] if w["state"] != "elsewhere"]
         wanted = sum(home == self.plain for home in HOMES.values())
         return status["enforcing"] and len(local) == wanted and all(w["state"] == "captured" for w in local) and self.certified()
 
@@ -168,6 +195,22 @@ class Node(Host):
         return [json.loads(line) for line in self.log().splitlines() if line.startswith("{")]
 
 
+class Talk:
+    """A connection of the buyer to the store's echo that stays open."""
+
+    def __init__(self, process):
+        self.process = process
+
+    def say(self, word):
+        """What came back, or how the connection ended."""
+        self.process.stdin.write(f"{word}\n")
+        self.process.stdin.flush()
+        return self.process.stdout.readline().strip()
+
+    def lives(self):
+        return self.say("ping") == "echo ping"
+
+
 class TwoNodes:
     """`enter` makes it; `close` leaves nothing behind."""
 
@@ -175,11 +218,13 @@ class TwoNodes:
         self.folder, self.octet = folder, octet
         self.prefix = f"emt{os.getpid()}-"
         self.switch = f"{self.prefix}switch"
-        self.config = folder / "config"
-        self.config.mkdir()
         self.processes = []
         self.nodes, self.leaves = {}, {}
-        self.settings = {"identity": {"lifetime": LIFETIME, "refresh": 1.0}}
+        self.settings = {
+            "identity": {"lifetime": LIFETIME, "refresh": 1.0},
+            "peers": {"keepalive": 1.0, "answer": 2.0},
+            "limits": {"connectTimeout": 2.0},
+        }
 
     def enter(self):
         sh("ip", "netns", "add", self.switch)
@@ -189,6 +234,7 @@ class TwoNodes:
             self.nodes[name] = Node(self, name, number)
         for number, (name, home) in enumerate(HOMES.items(), 2):
             self.leaves[name] = Leaf(self, name, home, number)
+        self.leaves["stranger"] = Stranger(self)
         for node in self.nodes.values():
             self.route(node)
         self.serve()
@@ -201,14 +247,138 @@ class TwoNodes:
             if other is not node:
                 sh("ip", "-n", node.name, "route", "replace", f"10.{self.octet}.{other.number}.0/24", "via", other.v4)
 
-    def stranger(self):
-        """A namespace on the link that is in no mesh; made when it is asked for."""
-        name = f"{self.prefix}stranger"
-        sh("ip", "netns", "add", name)
-        sh("ip", "-n", name, "link", "add", LINK, "type", "veth", "peer", "name", "stranger", "netns", self.switch)
-        for words in ("link set lo up", f"link set {LINK} up", f"addr add 10.{self.octet}.0.99/24 dev {LINK}"):
-            sh("ip", "-n", name, *words.split())
-        sh("ip", "-n", self.switch, "link", "set", "stranger", "master", "br0", "up")
+    # what is in the namespaces
+
+    def start(self, command, wait=False):
+        pipe, nothing = subprocess.PIPE, subprocess.DEVNULL
+        process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=nothing, text=True, env=environment())
+        self.processes.append(process)
+        if wait and not process.stdout.readline():
+            raise AssertionError(f"did not start: {command}")
+        return process
+
+    def serve(self):
+        store = self.leaves["store"]
+        store.start(HTTP_SERVER, "store", 80)
+        store.start(TCP_SERVER, "store", 7, "")
+
+    @contextlib.contextmanager
+    def calling(self, leaf, path="/books", pause=0.01, port=80):
+        """Calls of the store one after the other, all the while; what became of them is in the Counter when it ends."""
+        seen = Counter()
+        process = self.leaves[leaf].start(CALLER, self.leaves["store"].v4, port, path, pause)
+        try:
+            yield seen
+        finally:
+            process.terminate()
+            seen.update(json.loads(process.stdout.readline()))
+
+    def talk(self):
+        return Talk(self.leaves["buyer"].start(TALKER, self.leaves["store"].v4))
+
+    # policy
+
+    def write(self, name, *documents, nodes=NODES):
+        for node in nodes:
+            folder = self.nodes[node].config
+            new = folder / f".{name}.new"
+            new.write_text("\n---\n".join(json.dumps(document) for document in documents))
+            new.rename(folder / f"{name}.yaml")
+
+    def remove(self, name, nodes=NODES):
+        for node in nodes:
+            (self.nodes[node].config / f"{name}.yaml").unlink()
+
+    def build(self, nodes=("n1", "n2")):
+        """Wait until everything written so far is in force."""
+        stamp = f"stamp-{time.monotonic_ns()}"
+        self.write("stamp", own("Workload", stamp, {"addresses": []}), nodes=nodes)
+        for node in nodes:
+            socket = self.nodes[node].socket
+            self.wait(lambda socket=socket: any(w["name"] == stamp for w in get(socket, "/snapshot")["workloads"]), "a new snapshot")
+
+    def manifests(self):
         for node in self.nodes.values():
-            sh("ip", "-n", name, "route", "add", f"10.{self.octet}.{node.number}.0/24", "via", node.v4)
-        return name
+            spec = {"stateDir": str(node.state), "adminSocket": node.socket, "metricsAddress": "", **self.settings}
+            spec |= {"addresses": [node.v4]} if node.plain != "hub" else {}
+            self.write(f"node-{node.plain}", own("NodeConfig", node.plain, spec))
+        for name in HOMES:
+            leaf = self.leaves[name]
+            spec = {"serviceAccount": name, "labels": {"app": name}, "addresses": [leaf.v4], "netns": leaf.name, "node": HOMES[name]}
+            self.write(f"workload-{name}", own("Workload", name, spec))
+        spec = {"selector": {"app": "store"}, "ports": PORTS}
+        self.write("service", {"apiVersion": "v1", "kind": "Service", "metadata": named("store"), "spec": spec})
+        self.write("routes", routes("get", {"name": "get", "methods": ["GET"], "pathRegex": "/books.*"}), tcp_route("any", 7))
+        self.write("access", *ACCESS)
+        self.write("mesh", mesh_config(enableEgress=True))
+
+    # the daemons
+
+    def enrol(self):
+        hub = self.nodes["hub"]
+        hub.edgemesh("ca", "init", "--state", str(hub.state))
+        hub.up()
+        for name in ("n1", "n2"):
+            self.join(name, self.token(name))
+            self.nodes[name].begin()
+        for name in ("n1", "n2"):
+            self.wait(self.nodes[name].ready, f"{name} is ready", 20)
+
+    def token(self, node):
+        hub = self.nodes["hub"]
+        return hub.edgemesh("ca", "token", "--node", node, "--state", str(hub.state)).stdout
+
+    def join(self, name, token, *more, state=None, check=True):
+        hub, node = self.nodes["hub"], self.nodes[name]
+        words = ("join", "--authority", f"{hub.v4}:15012", "--node", name, "--state", str(state or node.state))
+        return node.edgemesh(*words, *more, given=token, check=check)
+
+    def wait(self, condition, what, seconds=10):
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            if condition():
+                return
+            time.sleep(0.05)
+        logs = "".join(f"\n{node.plain}: {node.log()[-1500:]}" for node in self.nodes.values() if node.daemon)
+        raise AssertionError(f"gave up waiting: {what}; {logs}")
+
+    def works(self, path="/books"):
+        return self.leaves["buyer"].curl(f"http://{self.leaves['store'].v4}{path}").status == 200
+
+    def close(self):
+        for node in self.nodes.values():
+            if node.daemon is not None and node.daemon.poll() is None:
+                node.kill()
+        for process in self.processes:
+            process.kill()
+            process.wait()
+            process.stdout.close()
+            process.stdin.close()
+        for line in sh("ip", "netns", "list").stdout.splitlines():
+            name = line.split()[0]
+            if name.startswith(self.prefix):
+                sh("ip", "netns", "del", name)
+        root = cgroup.mount()
+        if root is not None:
+            for name in NODES:
+                cgroup.leave(cgroup.folder(root, name))
+
+
+ACCESS = (
+    target("buyer", "store", GET),
+    target("buyer", "store", TCP) | {"metadata": named("buyer-store-tcp")},
+)
+
+
+def environment():
+    found = {name: value for name, value in os.environ.items() if not name.startswith("EDGEMESH_")}
+    return {**found, "PATH": PATH, "PYTHONPATH": str(ROOT)}
+
+
+@pytest.fixture(scope="module")
+def mesh(tmp_path_factory):
+    mesh = TwoNodes(tmp_path_factory.mktemp("mesh"), 87)
+    try:
+        yield mesh.enter()
+    finally:
+        mesh.close()
