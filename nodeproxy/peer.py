@@ -71,11 +71,6 @@ class Link(Connection):
         self._met = met
         self._promised = 0  # streams that somebody is about to open
 
-    @property
-    def ending(self) -> bool:
-        """It takes no new streams, whichever end said so."""
-        return self.closed or self._draining
-
     def room(self) -> int:
         return max(0, super().room() - self._promised)
 

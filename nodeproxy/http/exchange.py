@@ -179,7 +179,7 @@ class _Exchange:
         conn, record = self.conn, self.record
         assert self.head is not None
         pick = decide(conn, self.route, request, record)
-        upstream = None if fresh else resting(conn, pick, self.head, self.caller.h2)
+        upstream = None if fresh else resting(conn, pick, record, self.head, self.caller.h2)
         if upstream is None:
             self.phase.unbounded()
             upstream = await dialled(conn, self.route, request, record, pick, self.head, self.caller.h2)

@@ -77,6 +77,11 @@ class Connection:
         return len(self._channels)
 
     @property
+    def ending(self) -> bool:
+        """It takes no new streams, whichever end said so."""
+        return self.closed or self._draining
+
+    @property
     def held(self) -> int:
         """Bytes that arrived on open streams and were not taken."""
         return sum(channel.held for channel in self._channels.values())

@@ -50,14 +50,14 @@ class Channel(HalfCloseableStream):
         self.cut = False  # nor read
         self.windows = ParkingLot()  # a sender that waits for the peer to open the window of this stream
         self._arrivals = ParkingLot()
-        self._connection = connection
+        self.connection = connection
         self._heads: deque[tuple[Fields, bool]] = deque()
         self._held: bytes | bytearray = b""
         self._sending = self._receiving = False
 
     def __repr__(self) -> str:
         state = self.broken or ("closed" if self.released else f"{len(self._held)} bytes held")
-        return f"<Channel {self.id} of {self._connection.name}, {state}>"
+        return f"<Channel {self.id} of {self.connection.name}, {state}>"
 
     @property
     def complete(self) -> bool:
@@ -114,7 +114,7 @@ class Channel(HalfCloseableStream):
             rest = held if isinstance(held, bytearray) else bytearray(held)
             del rest[:max_bytes]
             self._held = rest
-        self._connection.taken(self, len(taken))
+        self.connection.taken(self, len(taken))
         return taken
 
     def _check_readable(self) -> None:
@@ -129,11 +129,11 @@ class Channel(HalfCloseableStream):
         """Send a response head, or an interim one."""
         await self._queue_room()
         self.sent_head = self.sent_head or not fields[0][1].startswith(b"1")
-        self._connection.send_fields(self, fields, end)
+        self.connection.send_fields(self, fields, end)
 
     async def send_trailers(self, fields: Fields) -> None:
         await self._queue_room()
-        self._connection.send_fields(self, fields, end=True)
+        self.connection.send_fields(self, fields, end=True)
 
     async def send_all(self, data: bytes | bytearray | memoryview, end: bool = False) -> None:
         """Send bytes, as the windows of stream and connection allow. `end`: they are the last ones."""
@@ -147,16 +147,16 @@ class Channel(HalfCloseableStream):
             self._check_writable()
             rest = memoryview(data)
             while rest:
-                size = self._connection.sendable(self, len(rest))
+                size = self.connection.sendable(self, len(rest))
                 if size:
-                    self._connection.send_data(self, rest[:size], end and size == len(rest))
+                    self.connection.send_data(self, rest[:size], end and size == len(rest))
                     rest = rest[size:]
                 else:
-                    await self._connection.wait_sendable(self)
+                    await self.connection.wait_sendable(self)
                     self._check_writable()
             self.torn = torn
             if end and not self.sent_end:  # there were no bytes
-                self._connection.send_data(self, b"", end=True)
+                self.connection.send_data(self, b"", end=True)
         finally:
             self._sending = False
 
@@ -166,7 +166,7 @@ class Channel(HalfCloseableStream):
         await trio.lowlevel.checkpoint()
         if self.released or not self.sent_end:
             self._check_writable()
-            self._connection.send_data(self, b"", end=True)
+            self.connection.send_data(self, b"", end=True)
 
     async def wait_send_all_might_not_block(self) -> None:
         if self._sending:
@@ -175,16 +175,16 @@ class Channel(HalfCloseableStream):
         try:
             await trio.lowlevel.checkpoint()
             self._check_writable()
-            while not self._connection.sendable(self, 1):
-                await self._connection.wait_sendable(self)
+            while not self.connection.sendable(self, 1):
+                await self.connection.wait_sendable(self)
                 self._check_writable()
         finally:
             self._sending = False
 
     async def _queue_room(self) -> None:
         self._check_writable()
-        while self._connection.queue_full():
-            await self._connection.queue.park()
+        while self.connection.queue_full():
+            await self.connection.queue.park()
             self._check_writable()
 
     def _check_writable(self) -> None:
@@ -207,7 +207,7 @@ class Channel(HalfCloseableStream):
             return
         # Only a tunnel: the end of a message that was not sent whole would make a part of it look like all of it.
         if self.tunnel and self.sent_head and not (self.sent_end or self.torn or self.broken):
-            self._connection.send_data(self, b"", end=True)
+            self.connection.send_data(self, b"", end=True)
         # RFC 9113 section 8.1: NO_ERROR tells the peer that what we sent is whole, and that we need no more of what it sends.
         self.abort(Code.NO_ERROR if self.sent_end else Code.CANCEL)
 
@@ -217,7 +217,7 @@ class Channel(HalfCloseableStream):
             return
         self.released = True
         self._drop()
-        self._connection.release(self, code if code is not None else Code.CONNECT_ERROR if self.tunnel else Code.CANCEL)
+        self.connection.release(self, code if code is not None else Code.CONNECT_ERROR if self.tunnel else Code.CANCEL)
         self._wake()
 
     # What the connection tells
@@ -260,7 +260,7 @@ class Channel(HalfCloseableStream):
 
     def _drop(self) -> None:
         dropped, self._held = len(self._held), b""
-        self._connection.taken(self, dropped)
+        self.connection.taken(self, dropped)
 
     def _stir(self) -> None:
         """Let its readers look again."""
@@ -269,4 +269,4 @@ class Channel(HalfCloseableStream):
 
     def _wake(self) -> None:
         self._stir()
-        self._connection.wake(self)
+        self.connection.wake(self)

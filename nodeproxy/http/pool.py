@@ -16,6 +16,7 @@ from trio.abc import HalfCloseableStream
 
 from nodeproxy.errors import Refused
 from nodeproxy.http.h1 import Incoming, framed, write_request
+from nodeproxy.http.h2_channel import Channel
 from nodeproxy.http.message import CHUNKED, RequestHead, ResponseHead
 from nodeproxy.http.sides import Body
 from nodeproxy.http.wire import Wire
@@ -103,8 +104,10 @@ class Upstream:
     def quiet(self) -> bool:
         """Has the server neither closed nor sent anything since the last response? Costs one system call."""
         if self._poll is None:  # a tunnel's stream
-            ready = getattr(self.stream, "ready", None)
-            return ready is None or ready() is None
+            if isinstance(self.stream, Channel):
+                # A connection that is ending waits for its last stream: one that rests would keep it beyond its certificates.
+                return not self.stream.connection.ending and self.stream.ready() is None
+            return True
         return not self._poll.poll(0)
 
     async def send(self, data: bytes) -> None:

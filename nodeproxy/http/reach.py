@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING
 import trio
 
 from nodeproxy.errors import Refused
+from nodeproxy.http.h2_channel import Channel
 from nodeproxy.http.message import RequestHead
 from nodeproxy.http.pool import Upstream
 from nodeproxy.http.sides import Server
 from nodeproxy.http.streams import StreamServer
+from nodeproxy.peer import Link, note_peer
 from nodeproxy.telemetry.report import Record
 from nodeproxy.upstream.connect import dial, shown_to
 from policy.model import Endpoint, Request
@@ -37,11 +39,14 @@ def decide(conn: Conn, route: Route, request: Request, record: Record, tried: Co
     return pick
 
 
-def resting(conn: Conn, pick: Pick, head: RequestHead, h2: bool) -> Server | None:
+def resting(conn: Conn, pick: Pick, record: Record, head: RequestHead, h2: bool) -> Server | None:
     """A connection to the picked endpoint that was opened for this same caller and rests, if there is one."""
     if _server_speaks_h2(pick, head, h2):
         return None
-    return conn.context.pool.take((shown_to(conn, pick.endpoint), conn.workload.key, pick.endpoint), trio.current_time())
+    upstream = conn.context.pool.take((shown_to(conn, pick.endpoint), conn.workload.key, pick.endpoint), trio.current_time())
+    if upstream is not None and isinstance(upstream.stream, Channel) and isinstance(upstream.stream.connection, Link):
+        note_peer(record, upstream.stream.connection)
+    return upstream
 
 
 async def dialled(conn: Conn, route: Route, request: Request, record: Record, pick: Pick, head: RequestHead, h2: bool) -> Server:
@@ -68,7 +73,7 @@ async def _connect(conn: Conn, pick: Pick, record: Record, head: RequestHead, h2
     if pick.hop is not None and not _turns_opaque(head):
         assert context.peers is not None
         peer = await context.peers.get(conn, pick.hop)
-        record.tls_peer, record.tls_version, record.tls_cipher = peer.peer.spiffe, peer.peer.version, peer.peer.cipher
+        note_peer(record, peer)
         if peer.native:
             return StreamServer(peer, pick.endpoint, through_node=True, h2=h2)
     if _server_speaks_h2(pick, head, h2):

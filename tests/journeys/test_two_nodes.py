@@ -7,7 +7,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from nodeproxy import listen
+from nodeproxy import listen, tls
 from nodeproxy.dns import resolver
 from nodeproxy.upstream import connect
 from policy.model import Identity, Revoked
@@ -326,3 +326,21 @@ async def test_connections_between_nodes_end_when_nobody_uses_them(quick_clock, 
     await mesh.settled()
     assert not mesh.west.peers
     assert not mesh.east.peers
+
+
+async def test_http_through_tunnels_where_the_peer_is_not_edgemesh(monkeypatch, mesh):
+    """The server's connection rests in the tunnel. It is known who is behind it, and it outlives no renewed certificate."""
+    monkeypatch.setattr(tls, "ALPN_MESH", tls.ALPN_TUNNEL)
+    mesh.web("store-v1")
+    buyer = await mesh.call("buyer", "bookstore-v1.bookstore")
+    for _ in range(2):
+        assert (await buyer.get("/books")).status == 200
+    records = mesh.west.told("request", status=200)
+    assert [record.tls_version for record in records] == ["TLSv1.3"] * 2
+    assert records[0].tls_peer == records[1].tls_peer != ""
+    mesh.west.identities.renew()
+    mesh.west.peers.look(trio.current_time())
+    assert (await buyer.get("/books")).status == 200
+    await mesh.until(lambda: len(mesh.west.peers) == 1)
+    (link,) = mesh.west.peers._carried
+    assert link.made_of[0] == mesh.west.identities.of(Identity("bookbuyer", "bookbuyer"))
