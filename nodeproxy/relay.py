@@ -40,7 +40,7 @@ async def relay(left: Stream, right: Stream, idle_timeout: float, record: Record
     Refused("client-gone") or Refused("upstream-broken") when left or right was reset.
     """
     counts = [0, 0]
-    broken: list[str] = []
+    broken: list[Refused] = []
     idle = _Idle(idle_timeout)
 
     async def copy(source: Stream, sink: Stream, way: int) -> None:
@@ -61,9 +61,9 @@ async def relay(left: Stream, right: Stream, idle_timeout: float, record: Record
                     else:
                         record.bytes_out += len(data)
                 idle.move()
-        except (trio.BrokenResourceError, trio.ClosedResourceError):
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
             # Which side broke: the one that we read from, or the one that we wrote to.
-            broken.append("client-gone" if reading == (way == 0) else "upstream-broken")
+            broken.append(Refused("client-gone" if reading == (way == 0) else "upstream-broken", str(error)))
             idle.scope.cancel()
 
     with idle.scope:
@@ -73,5 +73,5 @@ async def relay(left: Stream, right: Stream, idle_timeout: float, record: Record
     if idle.scope.cancelled_caught or broken:
         abort(left)
         abort(right)
-        raise Refused(broken[0] if broken else "idle")
+        raise broken[0] if broken else Refused("idle")
     return counts[0], counts[1]

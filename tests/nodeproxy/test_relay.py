@@ -80,3 +80,16 @@ async def test_a_cancelled_relay_is_counted():
         assert await server.receive_some() == b"12345"
         nursery.cancel_scope.cancel()
     assert record.bytes_in == 5
+
+
+async def test_why_a_tunnel_broke_is_told(nursery):
+    _client, left = trio.testing.memory_stream_pair()
+    right, _server = trio.testing.memory_stream_pair()
+
+    async def lost() -> None:
+        raise trio.BrokenResourceError("it did not answer a PING in 20 s")
+
+    right.receive_stream.receive_some_hook = lost
+    right.receive_stream.put_data(b"x")
+    with pytest.raises(Refused, match="upstream-broken: .*: it did not answer a PING"):
+        await relay(left, right, 60)
