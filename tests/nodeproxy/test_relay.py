@@ -91,5 +91,5 @@ async def test_why_a_tunnel_broke_is_told(nursery):
 
     right.receive_stream.receive_some_hook = lost
     right.receive_stream.put_data(b"x")
-    with pytest.raises(Refused, match="upstream-broken: .*: it did not answer a PING"):
+    with pytest.raises(Refused, match=r"upstream-broken: .*: it did not answer a PING"):
         await relay(left, right, 60)
