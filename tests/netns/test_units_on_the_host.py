@@ -39,7 +39,7 @@ class Unit:
         self.make()
 
     def make(self):
-        self.folder.mkdir(parents=True)
+        self.folder.mkdir(parents=True, exist_ok=True)  # a run that was killed may have left it
 
     def remove(self):
         for pid in (self.folder / "cgroup.procs").read_text().split():
