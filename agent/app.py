@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import trio
 from prometheus_client.core import GaugeMetricFamily
@@ -34,10 +34,14 @@ from agent.store import Published, Store
 from nodeproxy.capture import Doors
 from nodeproxy.context import Conn
 from nodeproxy.http.h2_bounds import Bounds
+from nodeproxy.native import AVAILABLE
 from nodeproxy.proxy import NODE_DOOR, Proxy
 from nodeproxy.telemetry.report import Record
 from policy.model import Mesh, Problem, Where
 from policy.snapshot import Snapshot
+
+if TYPE_CHECKING:  # it is not there where nothing was compiled
+    from nodeproxy.lane import FastLane
 
 log = logging.getLogger("edgemesh")
 
@@ -95,7 +99,21 @@ class Node:
         bounds = Bounds(config.http2.stream_window, config.http2.connection_window, config.http2.streams)
         self.keeper: Keeper | None = None if self.membership.alone else self.membership.keeper
         identities = self.membership.keeper
-        self.proxy = Proxy(nothing, self.ground, config.limits, config.ports, self._record, identities, bounds, config.peers)
+        self.proxy = Proxy(
+            nothing,
+            self.ground,
+            config.limits,
+            config.ports,
+            self._record,
+            identities,
+            bounds,
+            config.peers,
+            lane=AVAILABLE and config.native_lane,
+            counted=self.metrics.counted,
+        )
+        if self.proxy.lane is not None:
+            self.proxy.lane.logging = config.access_log == "all"
+            self.metrics.before = self.proxy.lane.count
         self.membership.keeper.changed = self._certificates_changed
         self.ground.serve(self.proxy.attach, self.proxy.detach)
         self.proxy.context.dns_ttl = config.dns.ttl
@@ -150,6 +168,8 @@ class Node:
         cut = self.proxy.publish(published.snapshot)
         self.ground.want(published.snapshot.workloads)
         self.access_log.mode = published.config.access_log
+        if self.proxy.lane is not None:
+            self.proxy.lane.logging = published.config.access_log == "all"
         self.metrics.retain([workload.key for workload in published.snapshot.workloads])
         self._tell(published, cut)
 
@@ -241,6 +261,10 @@ class Node:
     @property
     def conns(self) -> Mapping[int, Conn]:
         return self.proxy.context.conns
+
+    @property
+    def lane(self) -> FastLane | None:
+        return self.proxy.lane
 
     @property
     def enforcing(self) -> bool:

@@ -76,6 +76,7 @@ class NodeConfig(Struct, frozen=True, rename="camel"):
     dns: Dns = Dns()
     on_stop: Literal["closed", "open"] = "closed"  # what a stopped daemon leaves: every call refused, or no rules at all
     access_log: Literal["off", "denied", "all"] = "denied"
+    native_lane: bool = True  # where it was compiled
     poll_interval: Seconds = 2.0  # between looks at the manifests where inotify does not work
     limits: Limits = Limits()
     ports: Ports = Ports()

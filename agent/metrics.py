@@ -19,12 +19,11 @@ from prometheus_client.metrics_core import Metric
 
 from agent.accesslog import DENIALS as DENIAL_FLAGS
 from agent.identity.keeper import Keeper
+from nodeproxy.telemetry.counts import BUCKETS, Counts, Pair
 from nodeproxy.telemetry.report import Record
 from policy.authz import DENIALS as DENIAL_REASONS
 
 ROWS = 1000
-# Seconds. From a fast local call to the default of limits.responseTimeout.
-BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0, 300.0)
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 UNKNOWN = "unknown"  # a caller that proved no identity, or no workload was chosen
 EXTERNAL = "external"  # not a destination of the mesh
@@ -78,6 +77,7 @@ class Metrics:
     def __init__(self, rows: int = ROWS, gauges: Callable[[], Iterable[Metric]] = tuple) -> None:
         self.rows: dict[Key, Row] = {}
         self.gauges = gauges
+        self.before: Callable[[], None] = lambda: None  # called before each scrape: what was counted elsewhere comes in
         self._most = rows
         self.registry = CollectorRegistry(auto_describe=False)
         self.registry.register(self)
@@ -87,7 +87,7 @@ class Metrics:
         return f"<Metrics {len(self.rows)}/{self._most} rows>"
 
     def __call__(self, record: Record) -> None:
-        row = self._row(record)
+        row = self._row(row_key(record))
         if record.kind == "request":
             outcome = (f"{record.status // 100}xx" if record.status else "", record.flag)
             row.requests[outcome] = row.requests.get(outcome, 0) + 1
@@ -106,6 +106,19 @@ class Metrics:
             reason = word if word in DENIAL_REASONS else record.flag
             row.denials[reason] = row.denials.get(reason, 0) + 1
 
+    def counted(self, counts: Counts) -> None:
+        """Requests that went well, in sums."""
+        pair = counts.pair
+        row = self._row(row_key(pair))
+        for number, count in enumerate(counts.answered):
+            if count:
+                outcome = (f"{number}xx" if number else "", "")
+                row.requests[outcome] = row.requests.get(outcome, 0) + count
+        row.buckets = [a + b for a, b in zip(row.buckets, counts.buckets, strict=True)]
+        row.duration += counts.seconds
+        row.bytes_in += counts.bytes_in
+        row.bytes_out += counts.bytes_out
+
     def retain(self, workloads: Collection[str]) -> None:
         """Fold the rows of workloads that are no more into "other". `workloads`: the keys of those that are.
 
@@ -122,6 +135,7 @@ class Metrics:
 
     def collect(self) -> Iterator[Metric]:
         """What prometheus-client's registry asks of a collector."""
+        self.before()
         requests = CounterMetricFamily("edgemesh_requests", "HTTP requests answered", labels=[*_LABELS, "code", "flag"])
         durations = HistogramMetricFamily(
             "edgemesh_request_duration_seconds", "From a request's head to its response's end", labels=_LABELS
@@ -143,8 +157,7 @@ class Metrics:
         yield from (requests, durations, denials, connections, volumes)
         yield from self.gauges()
 
-    def _row(self, record: Record) -> Row:
-        key = row_key(record)
+    def _row(self, key: Key) -> Row:
         row = self.rows.get(key)
         if row is None:
             if len(self.rows) >= self._most:
@@ -188,7 +201,7 @@ def certificates(keeper: Keeper) -> Iterator[Metric]:
         yield offset
 
 
-def row_key(record: Record) -> Key:
+def row_key(record: Record | Pair) -> Key:
     """Who called whom, as labels. A service that was called without reaching a workload still tells its namespace."""
     source, destination = record.source, record.destination
     source_namespace, source_name = (source.namespace, source.name) if source else ("", UNKNOWN)

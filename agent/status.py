@@ -25,6 +25,7 @@ if TYPE_CHECKING:  # `edgemesh check` should not wait for all of the daemon
     from agent.refusals import Refusals
     from agent.store import Published
     from nodeproxy.context import Conn
+    from nodeproxy.lane import FastLane
 
 Document = dict[str, Any]
 
@@ -54,6 +55,8 @@ class Daemon(Protocol):
     def refusals(self) -> Refusals: ...
     @property
     def keeper(self) -> Keeper | None: ...  # None: a node that stands alone
+    @property
+    def lane(self) -> FastLane | None: ...  # None: everything is done in Python
 
     @property
     def enforcing(self) -> bool:
@@ -82,6 +85,7 @@ def status(daemon: Daemon, now: float) -> Document:
     published = daemon.published
     snapshot = published.snapshot if published else None
     conditions = daemon.conditions()
+    daemon.metrics.before()
     traffic = traffic_of(daemon.metrics, daemon.conns.values())
     document: Document = {
         "node": daemon.config.node,
@@ -99,6 +103,7 @@ def status(daemon: Daemon, now: float) -> Document:
         "holes": holes(daemon, conditions),
         "problems": [problem(item) for item in sorted(daemon.problems)],
         "certificates": certificates(daemon.keeper),
+        "lane": lane(daemon.lane),
     }
     if published and snapshot:
         document["snapshot"] = {
@@ -111,6 +116,12 @@ def status(daemon: Daemon, now: float) -> Document:
         }
         document["workloads"] = [workload(item, conditions.get(item.key), traffic.get(item.key, Traffic())) for item in snapshot.workloads]
     return document
+
+
+def lane(fast: FastLane | None) -> Document:
+    """Who serves HTTP: the compiled lane, and how much of it; or Python alone."""
+    stats = fast.lane.stats if fast else None
+    return {"native": stats is not None, "served": stats["served"] if stats else 0, "left_to_python": stats["missed"] if stats else 0}
 
 
 def mode(snapshot: Snapshot | None) -> str:
@@ -213,12 +224,13 @@ def traffic_of(metrics: Metrics, conns: Iterable[Conn]) -> dict[str, Traffic]:
     return found
 
 
-def connections(conns: Iterable[Conn], now: float) -> list[Document]:
-    """What is open through the doors of this node, oldest first."""
+def connections(conns: Iterable[Conn], now: float, fast: FastLane | None = None) -> list[Document]:
+    """What is open through the doors of this node, oldest first, whichever lane has it."""
     found = []
+    carried = {conn.id: (pick, request) for conn, pick, request in fast.calls()} if fast else {}
     for conn in conns:
         record = conn.report.record
-        request = conn.request
+        pick, request = carried.get(conn.id, (conn.pick, conn.request))
         found.append(
             {
                 "id": conn.id,
@@ -226,12 +238,12 @@ def connections(conns: Iterable[Conn], now: float) -> list[Document]:
                 "source": conn.source.key if conn.source else "",
                 "source_address": f"{conn.peer[0]} {conn.peer[1]}",
                 "dialled": record.dialled,
-                "service": record.service or (conn.pick.service if conn.pick else ""),
-                "destination": conn.pick.workload.key if conn.pick and conn.pick.workload else "",
-                "endpoint": str(conn.pick.endpoint) if conn.pick else "",
-                "rule": conn.pick.rule if conn.pick else "",
+                "service": record.service or (pick.service if pick else ""),
+                "destination": pick.workload.key if pick and pick.workload else "",
+                "endpoint": str(pick.endpoint) if pick else "",
+                "rule": pick.rule if pick else "",
                 "protocol": record.protocol,
-                "active": conn.active,
+                "active": conn.active or conn.id in carried,
                 "request": f"{request.method} {request.path}" if request else "",
                 "age_seconds": round(now - conn.started, 3),
                 "bytes_in": record.bytes_in,

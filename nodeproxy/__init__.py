@@ -8,6 +8,7 @@ inbound.py    door: someone calls a local workload in plain
 serve.py      the hall: the protocol, declared or detected (detect.py), chooses the room
 tcp.py        room: opaque bytes (relay.py copies both ways with half-close)
 http/         room: HTTP/1.1
+lane.py       the native lane (native/, in C): it replays what the room for HTTP has decided
 dns/          the resolver of captured workloads
 upstream/     the way out: route, live, connect
 stream.py     a stream that can look before it reads

@@ -23,6 +23,7 @@ from policy.snapshot import Snapshot
 if TYPE_CHECKING:
     from nodeproxy.http.pool import Pool
     from nodeproxy.http.shared import Shared
+    from nodeproxy.lane import FastLane
     from nodeproxy.stream import Peeked
     from nodeproxy.upstream.live import Live
     from nodeproxy.upstream.peers import Peers
@@ -81,6 +82,7 @@ class Context:
         self.identities: Identities = identities or NoIdentities()
         self.peers: Peers | None = None  # connections to other nodes; None before the proxy runs
         self.h2_bounds = h2_bounds or Bounds()
+        self.lane: FastLane | None = None  # where it was compiled; None before the proxy runs
         self.shared: Shared | None = None  # connections to servers that speak HTTP/2; likewise
         self.dns_ttl = 5  # seconds; CoreDNS's kubernetes plugin has the same
         soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)

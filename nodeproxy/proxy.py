@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import socket
+from typing import TYPE_CHECKING
 
 import trio
 
@@ -18,12 +19,17 @@ from nodeproxy.http.shared import Shared
 from nodeproxy.inbound import inbound
 from nodeproxy.limits import Gate, Limits, PeerLimits
 from nodeproxy.listen import Door, Way, accept_forever
+from nodeproxy.native import AVAILABLE
 from nodeproxy.outbound import outbound
+from nodeproxy.telemetry.counts import CountSink
 from nodeproxy.telemetry.report import Sink
 from nodeproxy.upstream.live import Live
 from nodeproxy.upstream.peers import Peers
 from policy.model import Workload
 from policy.snapshot import Snapshot
+
+if TYPE_CHECKING:
+    from nodeproxy.lane import FastLane
 
 log = logging.getLogger("edgemesh.proxy")
 
@@ -70,11 +76,20 @@ class Proxy:
         identities: Identities | None = None,
         bounds: Bounds | None = None,
         peer_limits: PeerLimits | None = None,
+        lane: bool = AVAILABLE,
+        counted: CountSink | None = None,
     ) -> None:
+        """`lane`: use the native lane. `counted`: takes what it counts, while it need not say more (FastLane.logging)."""
         self.context = Context(snapshot, sockets, Live(), Pool(limits), limits, ports, sink, identities, bounds)
         self.context.shared = self.shared = Shared(self.context.h2_bounds, limits.pool_idle_timeout)
         self.context.peers = self.peers = Peers(self.context, peer_limits)
         self.houses: dict[str, _House] = {}
+        self.lane: FastLane | None = None
+        if lane:
+            from nodeproxy.lane import FastLane
+
+            self.context.lane = self.lane = FastLane(self.context, counted)
+            self.context.live.failing = self.lane.forget
         self._nursery: trio.Nursery | None = None
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -83,6 +98,8 @@ class Proxy:
             self._nursery = nursery
             await nursery.start(self.shared.run)
             await nursery.start(self.peers.run)
+            if self.lane is not None:
+                await nursery.start(self.lane.run)
             nursery.start_soon(self._sweep)
             task_status.started()
 
@@ -108,12 +125,21 @@ class Proxy:
         house.living.cancel()
         self.context.pool.forget(house.workload.addresses, key)
         self.shared.forget(frozenset(house.workload.addresses), key)
+        if self.lane is not None:
+            self.lane.drop_resting(house.workload.addresses, key)
         self.peers.forget(key)
 
     def publish(self, snapshot: Snapshot) -> int:
         """Put a snapshot in force: new requests are decided by it at once, and what it forbids is cut. Answers how many were cut."""
         self.context.snapshot = snapshot
         cut = 0
+        if self.lane is not None:
+            self.lane.forget()
+            for conn, pick, request in list(self.lane.calls()):
+                if conn.route is not None and not conn.route.still_allows(pick, request):
+                    conn.verdict = "cut"
+                    conn.scope.cancel()
+                    cut += 1
         for conn in list(self.context.conns.values()):
             if conn.active and conn.route and conn.pick and not conn.route.still_allows(conn.pick, conn.request):
                 conn.verdict = "cut"
@@ -125,6 +151,8 @@ class Proxy:
         """Put other limits in force, for what begins from now on."""
         self.context.limits = limits
         self.context.pool.limits = limits
+        if self.lane is not None:
+            self.lane.limit(limits)
         for house in self.houses.values():
             house.outbound.full = house.inbound.full = house.tunnel.full = limits.connections
 
@@ -137,8 +165,10 @@ class Proxy:
         for house in self.houses.values():
             house.accepting.cancel()
         self.peers.drain()
+        if self.lane is not None:
+            self.lane.recall()
         with trio.move_on_after(self.context.limits.drain_timeout):
-            while any(conn.active for conn in self.context.conns.values()):  # noqa: ASYNC110 - an event would cost every request
+            while self._is_busy():  # noqa: ASYNC110 - an event would cost every request
                 await trio.sleep(0.05)
         houses = list(self.houses.values())
         for house in houses:
@@ -146,6 +176,9 @@ class Proxy:
         for house in houses:
             await house.gone.wait()
         self.context.pool.close()
+
+    def _is_busy(self) -> bool:
+        return (self.lane is not None and self.lane.under_way > 0) or any(conn.active for conn in self.context.conns.values())
 
     async def _live(self, house: _House) -> None:
         """Everything that happens behind one workload's doors. A fault here closes this workload and no other."""

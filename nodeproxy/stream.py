@@ -50,6 +50,11 @@ class Peeked(HalfCloseableStream):
             self._held += more
         return self._held
 
+    def take_held(self) -> bytes:
+        """What was looked at and not read, without a wait."""
+        held, self._held = self._held, b""
+        return held
+
     async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
         if self._held:
             await trio.lowlevel.checkpoint()

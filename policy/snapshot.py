@@ -285,6 +285,13 @@ class Snapshot(Struct, frozen=True, dict=True):
         pair = self._authority.pair(destination.identity, source)
         return denied("no-rule") if pair is None else pair.decide(port, request)
 
+    def looks_at_headers(self, source: Identity | None, destination: Workload, port: int) -> bool:
+        """Does any rule between these two look at more of a request than its method and path?"""
+        if source is None or self.mesh.permissive:
+            return False
+        pair = self._authority.pair(destination.identity, source)
+        return pair is not None and pair.looks_at_headers(port)
+
     def authorize_udp(self, source: Identity | None, destination: Workload, port: int) -> Verdict:
         """The same for datagrams (UDPRoute)."""
         if source is None:

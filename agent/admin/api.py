@@ -39,7 +39,7 @@ async def routes(daemon: Daemon, _: Ask) -> Reply:
 
 
 async def connections(daemon: Daemon, _: Ask) -> Reply:
-    return json_reply(status.connections(daemon.conns.values(), time.time()))
+    return json_reply(status.connections(daemon.conns.values(), time.time(), daemon.lane))
 
 
 async def problems(daemon: Daemon, _: Ask) -> Reply:

@@ -96,6 +96,11 @@ def status(document: Document, now: float | None = None) -> Iterable[Any]:
         yield _fact("policy", f"{counts}, from {document['directory']}, read {age} ago (build {snapshot['number']})")
     else:
         yield _fact("policy", f"none read yet from {document['directory']}")
+    lane = document["lane"]
+    if lane["native"]:
+        yield _fact("lane", f"native: {lane['served']:,} requests served, {lane['left_to_python']:,} left to Python")
+    else:
+        yield _fact("lane", "Python only: the native lane was not compiled, or NodeConfig nativeLane is false")
     yield _fact("on stop", _ON_STOP[document["on_stop"]])
     yield ""
     rows = Rows("workload", "identity", "state", "where", "calls out", "calls in", "denied", "open", empty="no workloads")

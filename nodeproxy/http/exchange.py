@@ -19,6 +19,7 @@ import trio
 
 from nodeproxy.errors import FLAGS, Refused
 from nodeproxy.http.fields import agreed
+from nodeproxy.http.lending import lending
 from nodeproxy.http.message import IDEMPOTENT, RequestHead, ResponseHead, split_target
 from nodeproxy.http.phase import Phase
 from nodeproxy.http.reach import decide, dialled, resting
@@ -46,14 +47,17 @@ async def serve_requests(conn: Conn, route: Route, caller: Caller) -> None:
 
     Returns when that ended in order. Raises Refused or BrokenResourceError when it must be broken off.
     """
-    exchange = _Exchange(conn, route, caller)
+    exchange = Exchange(conn, route, caller)
     try:
         while True:
             exchange.phase = Phase(trio.CancelScope())
             try:
                 with exchange.phase.scope:
+                    if exchange.lends is not None and not await exchange.lends.early():
+                        return
                     while await exchange.carry_one():
-                        pass
+                        if exchange.lends is not None and not await exchange.lends.lend():
+                            return
                     return
                 refused = Refused(exchange.phase.flag) if exchange.phase.flag else None
             except Refused as error:
@@ -70,7 +74,7 @@ async def serve_requests(conn: Conn, route: Route, caller: Caller) -> None:
         exchange.end()
 
 
-class _Exchange:
+class Exchange:
     """One accepted connection, and the request that it carries now."""
 
     __slots__ = (
@@ -82,12 +86,14 @@ class _Exchange:
         "context",
         "head",
         "incoming",
+        "lends",
         "limits",
         "phase",
         "record",
         "report",
         "route",
         "sending",
+        "sent",
         "shown",
         "upstream",
     )
@@ -105,13 +111,15 @@ class _Exchange:
         self.report: Report | None = None
         self.upstream: Server | None = None
         self.begun = False  # bytes of the final response were sent
+        self.sent = b""  # the target that was sent on
+        self.lends = lending(self)
         # A request body that a second task sends.
         self.sending = False  # it is not all sent
         self.body_refused = False  # the server takes no more of it
         self.body_failure: Exception | None = None  # the caller broke it off, or broke its syntax
 
     def __repr__(self) -> str:
-        return f"<_Exchange {self.head!r} with {self.upstream!r}>"
+        return f"<Exchange {self.head!r} with {self.upstream!r}>"
 
     # the journey of one request
 
@@ -126,7 +134,7 @@ class _Exchange:
         self.limits = self.context.limits  # the same ones for all of this request
         self.head = head
         conn = self.conn
-        record = self._open_report(head.method)
+        record = self.open_report(head.method)
         record.bytes_in = head.size
         target = split_target(head.target, head.method, self.limits.path_bytes)
         record.path = target.path[:_PATH_SHOWN]
@@ -144,6 +152,7 @@ class _Exchange:
         if head.forwarded_for:  # another node of the mesh has said who calls already
             through = head.forwarded_for if head.forwarded_for.endswith(through) else head.forwarded_for + b", " + through
         head.fields.append((b"x-forwarded-for", through))
+        self.sent = target.sent
         request = Request(record.method, target.path, head.fields)
 
         piece = self.incoming.body() if head.length else None
@@ -161,7 +170,7 @@ class _Exchange:
             return await self._carry_with_body(upstream)
         try:
             await upstream.flush()
-            response = await self._response_head(upstream)
+            response = await self.response_head(upstream)
         except Refused as refused:
             # RFC 9110 section 9.2.2: the server may have closed an idle connection just as we used it.
             stale = upstream.used and not upstream.heard and head.method in IDEMPOTENT and not head.length
@@ -171,8 +180,8 @@ class _Exchange:
             upstream = await self._reach(request, fresh=True)
             begin(upstream)
             await upstream.flush()
-            response = await self._response_head(upstream)
-        return await self._deliver(upstream, response)
+            response = await self.response_head(upstream)
+        return await self.deliver(upstream, response)
 
     async def _reach(self, request: Request, fresh: bool = False) -> Server:
         """Decide, and get a connection to the endpoint: one that rests, unless `fresh`, else a new one."""
@@ -188,7 +197,7 @@ class _Exchange:
         record.endpoint = upstream.name
         return upstream
 
-    async def _response_head(self, upstream: Server) -> ResponseHead:
+    async def response_head(self, upstream: Server) -> ResponseHead:
         """Wait for the final response head (101 is final too), sending 1xx on meanwhile."""
         head = self.head
         assert head is not None
@@ -205,7 +214,7 @@ class _Exchange:
             await trio.lowlevel.checkpoint()  # who sends a thousand of them at once does not stop the others
         raise Refused("upstream-broken", f"{upstream.name} sent more than {_MOST_INTERIM} interim responses")
 
-    async def _deliver(self, upstream: Server, response: ResponseHead) -> bool:
+    async def deliver(self, upstream: Server, response: ResponseHead) -> bool:
         """Send the response to the caller. True when the caller's connection can carry another request."""
         head, record, incoming, caller = self.head, self.record, upstream.incoming, self.caller
         assert head is not None
@@ -251,8 +260,8 @@ class _Exchange:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._copy_body, upstream, nursery.cancel_scope)
             try:
-                response = await self._response_head(upstream)
-                more = await self._deliver(upstream, response)
+                response = await self.response_head(upstream)
+                more = await self.deliver(upstream, response)
                 if not more or self.body_refused:
                     nursery.cancel_scope.cancel()
             except (Refused, trio.BrokenResourceError, trio.ClosedResourceError) as error:
@@ -351,7 +360,7 @@ class _Exchange:
             self.close_report(refused.flag, refused.detail)
             raise refused
         if self.report is None:
-            self._open_report(b"")  # a head that could not be read is a request all the same
+            self.open_report(b"")  # a head that could not be read is a request all the same
         keep = head is not None and refused.flag not in _CLOSING and not head.close and head.method != b"CONNECT"
         if head is not None and not self.incoming.complete:
             keep = keep and not head.expect and 0 <= head.length <= self.limits.buffer_bytes
@@ -387,12 +396,12 @@ class _Exchange:
 
     # small steps
 
-    def _open_report(self, method: bytes) -> Record:
+    def open_report(self, method: bytes, began: float = 0.0) -> Record:
         conn = self.conn
         record = Record(
             kind="request",
             direction=conn.direction,
-            started=time.time(),
+            started=time.time() - (time.monotonic() - began if began else 0.0),
             duration=0.0,
             source=conn.source,
             source_address=conn.peer[0],
@@ -405,5 +414,5 @@ class _Exchange:
             method=method.decode("ascii"),
         )
         self.record = record
-        self.report = Report(self.context.sink, record)
+        self.report = Report(self.context.sink, record, began)
         return record

@@ -69,6 +69,10 @@ class Incoming:
                 raise Refused(self._flag, "the connection ended in the middle of a body")
             self.complete = True
 
+    def body_passed(self) -> None:
+        """The body of the head that was taken out last went another way."""
+        self._begin_body(0)
+
     def rest(self) -> bytes:
         """Take out everything that was not read: the first bytes of the protocol that an upgrade switched to."""
         data, self.data = self.data, b""

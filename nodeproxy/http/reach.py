@@ -43,7 +43,10 @@ def resting(conn: Conn, pick: Pick, record: Record, head: RequestHead, h2: bool)
     """A connection to the picked endpoint that was opened for this same caller and rests, if there is one."""
     if _server_speaks_h2(pick, head, h2):
         return None
-    upstream = conn.context.pool.take((shown_to(conn, pick.endpoint), conn.workload.key, pick.endpoint), trio.current_time())
+    key = (shown_to(conn, pick.endpoint), conn.workload.key, pick.endpoint)
+    upstream = conn.context.pool.take(key, trio.current_time())
+    if upstream is None and conn.context.lane is not None:
+        upstream = conn.context.lane.resting(key)
     if upstream is not None and isinstance(upstream.stream, Channel) and isinstance(upstream.stream.connection, Link):
         note_peer(record, upstream.stream.connection)
     return upstream

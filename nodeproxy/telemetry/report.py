@@ -69,9 +69,10 @@ class Report:
 
     __slots__ = ("_began", "_sink", "closed", "record")
 
-    def __init__(self, sink: Sink, record: Record) -> None:
+    def __init__(self, sink: Sink, record: Record, began: float = 0.0) -> None:
+        """`began`: by the monotonic clock; 0 is now."""
         self._sink = sink
-        self._began = time.monotonic()
+        self._began = began or time.monotonic()
         self.record = record
         self.closed = False
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Literal
 
 from policy.model import Backend, Endpoint
@@ -65,7 +65,7 @@ class Turns:
     would otherwise send each of them to one backend for ever.
     """
 
-    __slots__ = ("_current", "_left", "_random", "_reduced", "weights")
+    __slots__ = ("_current", "_left", "_random", "_reduced", "drawn", "weights")
 
     def __init__(self, weights: tuple[tuple[str, int], ...], chance: random.Random) -> None:
         self.weights = weights
@@ -74,12 +74,24 @@ class Turns:
         self._current = [0] * len(weights)
         self._left: list[int] = []
         self._random = chance
+        self.drawn: list[Callable[[], str]] = []  # who has drawn turns ahead, and gives back the first of them; "" for none
 
     def next(self) -> str:
+        for give_back in self.drawn:
+            if name := give_back():
+                return name
+        return self.draw()
+
+    def draw(self) -> str:
         if not self._left:
             self._left = [self._smooth() for _ in range(min(sum(self._reduced), _LONGEST_ROUND))]
             self._random.shuffle(self._left)
         return self.weights[self._left.pop()][0]
+
+    def put_back(self, names: Sequence[str]) -> None:
+        """Turns that were drawn and not taken; the first of them is next."""
+        numbers = {name: number for number, (name, _) in enumerate(self.weights)}
+        self._left += [numbers[name] for name in reversed(names)]
 
     def _smooth(self) -> int:
         current = self._current
@@ -98,6 +110,7 @@ class Live:
     def __init__(self, seed: int | None = None) -> None:
         self.in_flight: dict[Endpoint, int] = {}
         self.breakers: dict[Endpoint, Breaker] = {}
+        self.failing: Callable[[], None] = lambda: None  # told of each failure
         self._turns: dict[tuple[str, str, int, bool], Turns] = {}
         self._random = random.Random(seed)  # noqa: S311 - spreads load, guards nothing
 
@@ -122,6 +135,7 @@ class Live:
                 self.breakers.pop(next(iter(self.breakers)))
             breaker = self.breakers[endpoint] = Breaker()
         breaker.fail(now)
+        self.failing()
 
     def least_loaded(self, endpoints: Sequence[Endpoint], tried: Collection[Endpoint], now: float) -> Endpoint | None:
         """The endpoint with the fewest requests in flight among those that pass; ties go by chance.
@@ -151,8 +165,11 @@ class Live:
         return best
 
     def turn(self, caller: str, service: str, port: int, opaque: bool, backends: Sequence[Backend]) -> str:
-        """Whose turn it is among backends that could take this. Each caller has turns of its own (SMI N18), and connections
-        and requests have theirs apart."""
+        """Whose turn it is among backends that could take this."""
+        return self.turns(caller, service, port, opaque, backends).next()
+
+    def turns(self, caller: str, service: str, port: int, opaque: bool, backends: Sequence[Backend]) -> Turns:
+        """Each caller has turns of its own (SMI N18), and connections and requests have theirs apart."""
         weights = tuple((b.service, b.weight) for b in backends)
         key = (caller, service, port, opaque)
         turns = self._turns.get(key)
@@ -160,4 +177,4 @@ class Live:
             if len(self._turns) >= _MOST_KNOWN:
                 self._turns.pop(next(iter(self._turns)))
             turns = self._turns[key] = Turns(weights, self._random)
-        return turns.next()
+        return turns

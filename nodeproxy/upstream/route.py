@@ -128,7 +128,7 @@ class Inward:
     def __init__(self, conn: Conn) -> None:
         self._conn = conn
         # A unit's workload shares its address with others: the door, not the address, says whose this is.
-        self._endpoint = Endpoint(conn.dialled[0], conn.dialled[1], conn.workload.key)
+        self.endpoint = Endpoint(conn.dialled[0], conn.dialled[1], conn.workload.key)
 
     def pick(self, request: Request | None, tried: Collection[Endpoint] = ()) -> Pick:
         conn = self._conn
@@ -140,9 +140,9 @@ class Inward:
             rule = "" if conn.identity else conn.context.snapshot.plain_rule(conn.peer[0], workload, conn.dialled[1])
             if not rule:
                 raise denied(verdict, workload)
-        if self._endpoint in tried:
-            raise Refused("connect-failed", str(self._endpoint))
-        return Pick(self._endpoint, workload, "", rule, True, None, conn.context.snapshot.destination(*conn.dialled).protocol)
+        if self.endpoint in tried:
+            raise Refused("connect-failed", str(self.endpoint))
+        return Pick(self.endpoint, workload, "", rule, True, None, conn.context.snapshot.destination(*conn.dialled).protocol)
 
     def still_allows(self, pick: Pick, request: Request | None) -> bool:
         conn = self._conn
@@ -163,11 +163,11 @@ class Probed(Inward):
     """The node's own address is no identity: from it only what the workload declares as a probe is admitted."""
 
     def pick(self, request: Request | None, tried: Collection[Endpoint] = ()) -> Pick:
-        if self._endpoint in tried:
-            raise Refused("connect-failed", str(self._endpoint))
+        if self.endpoint in tried:
+            raise Refused("connect-failed", str(self.endpoint))
         if not self._declared(request):
             raise Refused("no-identity", "the node's address is no identity; only declared probes are admitted from it")
-        return Pick(self._endpoint, self._conn.workload, "", "declared probe", True)
+        return Pick(self.endpoint, self._conn.workload, "", "declared probe", True)
 
     def still_allows(self, pick: Pick, request: Request | None) -> bool:
         return self._declared(request)

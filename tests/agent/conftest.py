@@ -101,6 +101,7 @@ class ShownDaemon:
         self.metrics = Metrics()
         self.access_log = AccessLog("off", len)
         self.keeper: Any = None
+        self.lane: Any = None
         self.refusals = Refusals("edge-1")
         self.enforcing = True
         self.standings: dict[str, Condition] = {

@@ -307,7 +307,7 @@ def main() -> None:
         lines += [
             "",
             "edgemesh does both ends of the call in one pass: capture, identity, HTTP policy, balancing, metrics; the others are one plain",
-            "hop. It is one Python process in one loop; a native lane for decided requests is to come.",
+            "hop. HTTP goes by the native lane; opaque TCP is Python's.",
             "",
             "| memory of the daemon (RSS) | MiB |",
             "|---|---|",

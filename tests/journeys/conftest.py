@@ -21,6 +21,7 @@ from nodeproxy import listen
 from nodeproxy.capture import Doors, Ports
 from nodeproxy.dns import resolver
 from nodeproxy.limits import Limits
+from nodeproxy.native import AVAILABLE
 from nodeproxy.proxy import Proxy
 from policy.build import build
 from tests.journeys import bookstore
@@ -65,7 +66,7 @@ class Mesh:
 
     port = PORT
 
-    def __init__(self, nursery, limits):
+    def __init__(self, nursery, limits, lane=False):
         prefix = f"127.{random.randrange(64, 250)}.{random.randrange(256)}"
         self.nursery = nursery
         self.addresses = {name: f"{prefix}.{number}" for number, name in enumerate(WORKLOADS, 1)}
@@ -85,7 +86,7 @@ class Mesh:
         }
         self.built = None
         self.built = self._build()
-        self.proxy = Proxy(self.built.snapshot, self.kernel, limits, Ports(), self.records.append)
+        self.proxy = Proxy(self.built.snapshot, self.kernel, limits, Ports(), self.records.append, lane=lane)
         self.outbound, self.inbound, self.dns = {}, {}, {}  # name of a workload -> address of its door
         self._opened = []
 
@@ -190,11 +191,14 @@ class Mesh:
         return not context.conns and not context.live.in_flight
 
 
-@pytest.fixture
-async def mesh(monkeypatch):
-    """A running mesh. The test publishes policy, starts servers, and calls."""
+LANES = [False, pytest.param(True, marks=pytest.mark.skipif(not AVAILABLE, reason="the native lane was not compiled"))]
+
+
+@pytest.fixture(params=LANES, ids=["slow lane", "native lane"])
+async def mesh(monkeypatch, request):
+    """A running mesh, with and without the native lane. The test publishes policy, starts servers, and calls."""
     async with trio.open_nursery() as nursery:
-        mesh = Mesh(nursery, Limits())
+        mesh = Mesh(nursery, Limits(), request.param)
         monkeypatch.setattr(listen, "original_destination", mesh.kernel.original_destination)
         monkeypatch.setattr(resolver, "original_destination", mesh.kernel.original_destination)
         await mesh.start()

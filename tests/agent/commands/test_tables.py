@@ -43,6 +43,7 @@ state     enforcing
 mode      SMI: a call between workloads passes when a TrafficTarget admits it
 egress    destinations outside the mesh pass (MeshConfig traffic.enableEgress is true)
 policy    4 workloads, 4 services, 1 rule, from /etc/edgemesh, read 10 s ago (build 1)
+lane      Python only: the native lane was not compiled, or NodeConfig nativeLane is false
 on stop   closed: when edgemesh stops, captured workloads are refused every call until it is back
 
 WORKLOAD        IDENTITY     STATE          WHERE            CALLS OUT   CALLS IN   DENIED   OPEN
@@ -70,6 +71,7 @@ def test_status_narrow(document: Any) -> None:
     document["workloads"] = document["workloads"][:1]
     document["holes"] = document["holes"][:1]
     document["problems"] = []
+    document["lane"] = {"native": True, "served": 12345, "left_to_python": 67}
     assert (
         shown(tables.status(document, now=5000.0), 60)
         == """\
@@ -81,6 +83,7 @@ egress    destinations outside the mesh pass (MeshConfig
           traffic.enableEgress is true)
 policy    4 workloads, 4 services, 1 rule, from
           /etc/edgemesh, read 10 s ago (build 1)
+lane      native: 12,345 requests served, 67 left to Python
 on stop   closed: when edgemesh stops, captured workloads
           are refused every call until it is back
 

@@ -1,0 +1,20 @@
+"""pip install compiles the native lane where it can (build/native); where it cannot, edgemesh is pure Python."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from hatchling.builders.hooks.plugin.interface import BuildHookInterface
+
+
+class NativeLane(BuildHookInterface[Any]):
+    def initialize(self, version: str, build_data: dict[str, Any]) -> None:
+        root = Path(self.root)
+        subprocess.run(["bash", str(root / "build" / "native"), sys.executable], check=True)
+        if any((root / "nodeproxy" / "native").glob("_lane*.so")):
+            build_data["artifacts"].append("nodeproxy/native/_lane*.so")
+            build_data["pure_python"] = False
+            build_data["infer_tag"] = True

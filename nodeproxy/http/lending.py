@@ -1,0 +1,133 @@
+"""An exchange lends its connection to the native lane between two requests, and goes on with what comes back (nodeproxy/lane.py)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import trio
+
+from nodeproxy.errors import Refused
+from nodeproxy.http.caller import Caller
+from nodeproxy.http.message import RequestHead
+from nodeproxy.stream import Peeked
+
+if TYPE_CHECKING:
+    from nodeproxy.http.exchange import Exchange
+    from nodeproxy.lane import FastLane, Given, Plan
+
+_PATH_SHOWN = 256  # characters of a path in a record
+
+
+def lending(exchange: Exchange) -> Lending | None:
+    """None where the lane cannot help: it was not compiled, or this is no HTTP/1.1 over a plain socket."""
+    lane = exchange.context.lane
+    if lane is None or not isinstance(exchange.caller, Caller):
+        return None
+    stream = exchange.caller.stream
+    if isinstance(stream, Peeked):
+        below = stream.stream
+        if isinstance(below, trio.SocketStream):
+            return Lending(exchange, lane, exchange.caller, stream, below)
+    return None
+
+
+class Lending:
+    """Of one exchange."""
+
+    __slots__ = ("_caller", "_exchange", "_lane", "_peeked", "_socket")
+
+    def __init__(self, exchange: Exchange, lane: FastLane, caller: Caller, peeked: Peeked, socket: trio.SocketStream) -> None:
+        self._exchange = exchange
+        self._lane = lane
+        self._caller = caller
+        self._peeked = peeked
+        self._socket = socket
+
+    async def early(self) -> bool:
+        """Before the first request. False: the connection has ended."""
+        exchange = self._exchange
+        if exchange.head is not None or exchange.context.draining:
+            return True
+        plan = self._lane.ready(exchange.conn)
+        return plan is None or await self._carry(plan)
+
+    async def lend(self) -> bool:
+        """After a request. False: the connection has ended."""
+        exchange = self._exchange
+        conn, head = exchange.conn, exchange.head
+        if head is None or conn.pick is None or conn.pick.hop is not None or exchange.context.draining:
+            return True
+        plan = self._lane.learn(conn, head, exchange.sent, conn.pick)
+        if plan is None:
+            return True
+        self._lane.lend(conn, plan, conn.pick.endpoint)
+        return await self._carry(plan)
+
+    async def _carry(self, plan: Plan) -> bool:
+        exchange = self._exchange
+        conn = exchange.conn
+        exchange.phase.unbounded()
+        try:
+            given = await self._lane.carry(conn, plan, self._socket, self._peeked.take_held() + self._caller.incoming.rest())
+        except trio.Cancelled:
+            left = self._lane.left(conn)
+            if left is not None:
+                self._count(left)
+                if left.began:
+                    self._resume(left)
+            raise
+        self._count(given)
+        return await self._go_on(given)
+
+    def _count(self, given: Given) -> None:
+        total = self._exchange.conn.report.record
+        total.bytes_in += given.total_in
+        total.bytes_out += given.total_out
+
+    async def _go_on(self, given: Given) -> bool:
+        exchange, caller = self._exchange, self._caller
+        if given.what == self._lane.END:
+            if given.flag:  # its request is not whole, and it has its answer
+                with trio.move_on_after(2.0):
+                    await caller.linger(exchange.limits)
+            return False
+        if given.what == self._lane.REQUEST:
+            if given.data:
+                caller.incoming.feed(given.data)
+            return True
+        if not given.began:
+            exchange.head = None
+            if given.flag == "client-gone":
+                raise trio.BrokenResourceError(given.detail)
+            raise Refused(given.flag, given.detail)
+        head = self._resume(given)
+        if given.what == self._lane.FAILED:
+            head.close = head.close or bool(head.length)
+            exchange.begun = given.begun
+            raise Refused(given.flag, given.detail and f"{exchange.record.endpoint} {given.detail}")
+        upstream = self._lane.take_back(given.server)
+        upstream.incoming.feed(given.rest)
+        upstream.used = upstream.heard = True
+        exchange.upstream = upstream
+        exchange.context.live.began(upstream.endpoint)
+        return await exchange.deliver(upstream, await exchange.response_head(upstream))
+
+    def _resume(self, given: Given) -> RequestHead:
+        """Stand where the lane stood: a request was sent on, and its response is to come."""
+        exchange = self._exchange
+        incoming = self._caller.incoming
+        incoming.feed(given.data)
+        head = incoming.request_head(exchange.context.limits)
+        assert head is not None, "the lane sends whole heads on"
+        incoming.body_passed()
+        exchange.head = head
+        exchange.begun = exchange.sending = exchange.body_refused = False
+        exchange.body_failure = None
+        exchange.limits = exchange.context.limits
+        record = exchange.open_report(head.method, given.began)
+        record.path = head.target.partition(b"?")[0].decode("latin-1")[:_PATH_SHOWN]
+        record.bytes_in, record.bytes_out = given.bytes_in, given.bytes_out
+        pick = self._lane.pick_of(given)
+        if pick is not None:
+            record.destination, record.service, record.rule, record.endpoint = pick.workload, pick.service, pick.rule, str(pick.endpoint)
+        return head

@@ -1,0 +1,443 @@
+"""The native lane, seen from Python: connections are lent to it between two requests, and come back with what it does not know.
+
+Theory of operation. A request that the slow lane (http/exchange.py) has served teaches the lane: such requests of this caller may go
+to that endpoint. Then the caller's connection is lent, together with the server's that has just come to rest, and its task waits
+here. The lane (native/lane.h) serves what it was taught and counts it. Everything else it gives back: a request with its bytes
+untouched, an unusual response with both connections, a fault with its flag; and the exchange goes on from there as if it had read
+those bytes itself. So the lane holds no rule of its own, and there is nothing that the mesh does only with it.
+
+A plan says where the requests of one caller to one destination may go, and holds for one snapshot. `forget` makes everything stale
+that was learned: the next request of each caller comes back. What is under way is checked against the new snapshot by proxy.py, as
+it is for all other connections (`calls`).
+
+One task drives the lane (`run`): it waits for the lane's descriptor as it would for any socket, and gives it no more than a slice of
+time for each turn of the loop.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Iterator
+from typing import Any, NamedTuple
+
+import outcome
+import trio
+
+from nodeproxy.context import Conn, Context, Pick
+from nodeproxy.http.h1 import Incoming
+from nodeproxy.http.message import RequestHead
+from nodeproxy.http.pool import Key, Upstream
+from nodeproxy.limits import Limits
+from nodeproxy.native import END, FAILED, REQUEST, RESPONSE, Lane, Target
+from nodeproxy.native import Plan as NativePlan
+from nodeproxy.telemetry.counts import BUCKETS, Counts, CountSink, Pair
+from nodeproxy.telemetry.report import Record
+from nodeproxy.upstream.connect import forwarded_for, shown_to
+from nodeproxy.upstream.live import Turns
+from nodeproxy.upstream.route import Inward, Outward
+from policy.model import Endpoint, Identity, Request
+
+SLICE = 500  # microseconds in each turn of the loop; without a bound others wait for tens of milliseconds
+_MOST_PAIRS = 4096
+_MOST_PLANS = 4096
+_PATH_SHOWN = 256  # characters of a path in a record
+_ROUND = 64  # turns that are asked for at once
+
+
+class Given(NamedTuple):
+    """What came back. See native/lane.h."""
+
+    caller: int
+    what: int
+    flag: str
+    detail: str
+    server: int  # 0: none
+    target: int  # serial of the target of the request under way
+    data: bytes
+    rest: bytes
+    begun: bool
+    status: int
+    began: float  # CLOCK_MONOTONIC, seconds; 0: no request was under way
+    bytes_in: int
+    bytes_out: int
+    total_in: int
+    total_out: int
+
+
+class Plan:
+    """Where one caller's requests to one destination may go."""
+
+    __slots__ = ("_names", "_turns", "native", "targets")
+
+    def __init__(self, native: NativePlan, targets: dict[Endpoint, Target], turns: Turns | None, names: list[str]) -> None:
+        self.native = native
+        self.targets = targets
+        self._turns = turns
+        self._names = names
+        if turns is not None:
+            turns.drawn.append(self._give_back)
+
+    def refill(self) -> None:
+        """A split's turns are drawn ahead, by the rules of upstream/live.py. Whoever needs one in the slow lane takes the first of them,
+        so that each round holds each backend exactly its weight, whichever lane serves."""
+        if self._turns is not None and not self.native.turns:
+            self.native.refill(bytes(self._names.index(self._turns.draw()) for _ in range(_ROUND)))
+
+    def drop(self) -> None:
+        """It is used no more."""
+        if self._turns is not None:
+            left = []
+            while name := self._give_back():
+                left.append(name)
+            self._turns.put_back(left)
+            self._turns.drawn.remove(self._give_back)
+            self._turns = None
+
+    def _give_back(self) -> str:
+        number = self.native.take()
+        return self._names[number] if number >= 0 else ""
+
+
+class FastLane:
+    """All that is lent to the native lane. Made only where it was compiled; `run` first."""
+
+    def __init__(self, context: Context, counted: CountSink | None = None) -> None:
+        """`counted` None: every request is recorded, as it is while `logging`."""
+        self.context = context
+        self.lane = Lane(BUCKETS)
+        self._counted = counted
+        self._plans: dict[tuple[str, str, str, tuple[str, int]], Plan | None] = {}
+        self._targets: dict[Key, Target] = {}
+        self._picks: dict[int, Pick] = {}  # by the target's serial: what a call to it was decided as
+        self._pairs: dict[Pair, int] = {}
+        self._lent: dict[int, Upstream] = {}
+        self._waiting: dict[int, tuple[trio.lowlevel.Task | None, Any]] = {}
+        self._given: dict[int, Given] = {}
+        self._ids = iter(range(1, 1 << 62))
+        self.limit(context.limits)
+        self.logging = False
+
+    @property
+    def logging(self) -> bool:
+        """Each request makes a record. Otherwise they are counted only, which costs a fifth."""
+        return self.lane.logging
+
+    @logging.setter
+    def logging(self, on: bool) -> None:
+        self.count()
+        self.lane.logging = on or self._counted is None
+
+    def __repr__(self) -> str:
+        return f"<FastLane {self.lane.stats}>"
+
+    END, REQUEST, FAILED, RESPONSE = END, REQUEST, FAILED, RESPONSE
+
+    # life
+
+    async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Drive the lane until cancelled."""
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._tick)
+                task_status.started()
+                lane, turn = self.lane, self.lane.turn
+                while True:
+                    more = turn(SLICE)
+                    if lane.pending:
+                        self._collect()
+                    if more:
+                        await trio.lowlevel.checkpoint()
+                    else:
+                        await trio.lowlevel.wait_readable(lane.fileno())
+        finally:
+            for upstream in self._lent.values():
+                upstream.close()
+            self._lent.clear()
+
+    async def _tick(self) -> None:
+        while True:
+            limits = self.context.limits
+            await trio.sleep(min(1.0, limits.keepalive_timeout / 4, limits.response_timeout / 4, limits.idle_timeout / 4))
+            self.lane.tick()
+            self._collect()
+            self.count()
+
+    def limit(self, limits: Limits) -> None:
+        self.lane.limit(
+            head_bytes=limits.head_bytes,
+            header_count=limits.header_count,
+            path_bytes=limits.path_bytes,
+            buffer_bytes=limits.buffer_bytes,
+            rest_per_target=limits.pool_idle_per_endpoint,
+            keepalive_timeout=limits.keepalive_timeout,
+            response_timeout=limits.response_timeout,
+            idle_timeout=limits.idle_timeout,
+            rest_timeout=limits.pool_idle_timeout,
+        )
+
+    def forget(self) -> None:
+        """A snapshot was published, or an endpoint failed: nothing holds that was learned."""
+        self.lane.forget()
+        for plan in self._plans.values():
+            if plan is not None:
+                plan.drop()
+        self._plans.clear()
+
+    def drop_resting(self, addresses: Collection[str], workload: str) -> None:
+        """Close what rests from or to these addresses, or this workload. As Pool.forget."""
+        gone = frozenset(addresses)
+        for key in [k for k in self._targets if k[0] in gone or k[2].address in gone or workload in (k[1], k[2].workload)]:
+            target = self._targets.pop(key)
+            self._picks.pop(target.serial, None)
+            self.lane.clear(target)
+        self.forget()
+        self._collect()
+
+    def recall(self) -> None:
+        """The daemon stops: connections come back as soon as no request is under way on them."""
+        for _, carried in list(self._waiting.values()):
+            carried.recall()
+        self._collect()
+
+    def calls(self) -> Iterator[tuple[Conn, Pick, Request]]:
+        """What is under way."""
+        for number, serial, head in self.lane.calls():
+            conn, pick = self.context.conns.get(number), self._picks.get(serial)
+            if conn is not None and pick is not None:
+                yield conn, pick, request_of(head, self.context.limits)
+
+    @property
+    def under_way(self) -> int:
+        return self.lane.under_way
+
+    def count(self) -> None:
+        """Hand over what was counted since the last time."""
+        counted, pairs = self._counted, list(self._pairs)
+        if counted is None or self.lane.logging:
+            self.lane.counts()
+            return
+        for number, answered, buckets, seconds, bytes_in, bytes_out in self.lane.counts():
+            counted(Counts(pairs[number], answered, buckets, seconds, bytes_in, bytes_out))
+
+    # lending
+
+    def learn(self, conn: Conn, head: RequestHead, sent: bytes, pick: Pick) -> Plan | None:
+        """A request was served by the slow lane: may the lane serve such ones, and this connection? None: it may not."""
+        plan = self._plan(conn)
+        if plan is None or pick.endpoint not in plan.targets:
+            return None
+        context = self.context
+        path = head.target.partition(b"?")[0]
+        if sent != head.target or head.host is None or pick.workload is None or not isinstance(conn.route, Outward | Inward):
+            return plan
+        if context.snapshot.looks_at_headers(_caller(conn), pick.workload, pick.endpoint.port):
+            return plan
+        # Policy may have changed since the request was decided.
+        if not conn.route.still_allows(pick, Request(head.method.decode("latin-1"), path.decode("latin-1"))):
+            return plan
+        if conn.route.misdirected(head.host.decode("latin-1")):
+            return plan
+        pair = Pair(conn.direction, conn.source, pick.workload, pick.service)
+        number = self._pairs.get(pair)
+        if number is None:
+            if len(self._pairs) >= _MOST_PAIRS:
+                return None
+            number = self._pairs[pair] = len(self._pairs)
+        target = plan.targets[pick.endpoint]
+        self._picks[target.serial] = pick
+        self.lane.learn(plan.native, target, number, head.method, path, head.host)
+        return plan
+
+    def ready(self, conn: Conn) -> Plan | None:
+        """A plan for a connection that has asked nothing yet, where others have been taught before."""
+        plan = self._plans.get(_key(conn))
+        return plan if plan is not None and any(target.resting for target in plan.targets.values()) else None
+
+    def lend(self, conn: Conn, plan: Plan, endpoint: Endpoint) -> None:
+        """Lend the server connection that rests, if one does."""
+        upstream = self.context.pool.take((shown_to(conn, endpoint), conn.workload.key, endpoint), trio.current_time())
+        if upstream is None:
+            return
+        if not isinstance(upstream.stream, trio.SocketStream):
+            upstream.close()
+            return
+        number = next(self._ids)
+        self.lane.lend(number, upstream.stream.socket.fileno(), plan.targets[endpoint])
+        self._lent[number] = upstream
+
+    def resting(self, key: Key) -> Upstream | None:
+        """A server's connection goes back to the slow lane, which needs one."""
+        target = self._targets.get(key)
+        number = self.lane.reclaim(target) if target is not None else 0
+        return self._lent.pop(number) if number else None
+
+    async def carry(self, conn: Conn, plan: Plan, stream: trio.SocketStream, data: bytes) -> Given:
+        """Lend a caller's connection; answers with what comes back, after any number of requests.
+
+        Cancelled, it comes back at once, and `left` says what was under way.
+        """
+        plan.refill()
+        carried = self.lane.carry(conn.id, stream.socket.fileno(), plan.native, data)
+        self._waiting[conn.id] = (None, carried)
+        try:
+            if data:
+                self.lane.turn(SLICE)
+                self._collect()
+            given = self._given.pop(conn.id, None)
+            if given is not None:
+                await trio.lowlevel.checkpoint()
+                return given
+            self._waiting[conn.id] = (trio.lowlevel.current_task(), carried)
+
+            def abort(_: Any) -> trio.lowlevel.Abort:
+                return trio.lowlevel.Abort.SUCCEEDED
+
+            result: Given = await trio.lowlevel.wait_task_rescheduled(abort)
+            return result
+        finally:
+            self._waiting.pop(conn.id, None)
+            left = carried.drop()
+            if left is not None:
+                self._given[conn.id] = _given(left)
+            self._collect()
+
+    def left(self, conn: Conn) -> Given | None:
+        """What was under way when the connection was cut."""
+        return self._given.pop(conn.id, None)
+
+    def pick_of(self, given: Given) -> Pick | None:
+        """What the request that was under way had been decided as."""
+        return self._picks.get(given.target)
+
+    def take_back(self, number: int) -> Upstream:
+        """The server's connection that came back with a response."""
+        return self._lent.pop(number)
+
+    def _collect(self) -> None:
+        lane = self.lane
+        for told in lane.ups():
+            given = _given(told)
+            task, _ = self._waiting.pop(given.caller, (None, None))
+            if task is None:
+                self._given[given.caller] = given
+            else:
+                trio.lowlevel.reschedule(task, outcome.Value(given))
+        for entry in lane.log():
+            self._record(*entry)
+        for number in lane.gone():
+            upstream = self._lent.pop(number, None)
+            if upstream is not None:
+                upstream.close()
+
+    def _record(self, number: int, serial: int, micros: int, bytes_in: int, bytes_out: int, status: int, line: bytes) -> None:
+        conn, pick = self.context.conns.get(number), self._picks.get(serial)
+        if conn is None or pick is None:
+            return
+        method, target, _ = line.decode("latin-1").split(" ")
+        duration = micros / 1e6
+        record = Record(
+            kind="request",
+            direction=conn.direction,
+            started=time.time() - duration,
+            duration=duration,
+            source=conn.source,
+            source_address=conn.peer[0],
+            destination=pick.workload,
+            service=pick.service,
+            dialled=conn.report.record.dialled,
+            endpoint=str(pick.endpoint),
+            protocol="http",
+            method=method,
+            path=target.partition("?")[0][:_PATH_SHOWN],
+            status=status,
+            rule=pick.rule,
+            bytes_in=bytes_in,
+            bytes_out=bytes_out,
+        )
+        self.context.sink(record)
+
+    # plans
+
+    def _plan(self, conn: Conn) -> Plan | None:
+        key = _key(conn)
+        if key in self._plans:
+            return self._plans[key]
+        if len(self._plans) >= _MOST_PLANS:
+            self.forget()
+        plan = self._plans[key] = self._made(conn)
+        return plan
+
+    def _made(self, conn: Conn) -> Plan | None:
+        found = self._groups(conn)
+        if not found:
+            return None
+        turns, groups = found
+        live, snapshot, captured = self.context.live, self.context.snapshot, self.context.captured
+        targets: dict[Endpoint, Target] = {}
+        for endpoints in groups.values():
+            for endpoint in endpoints:
+                workload = snapshot.workload(endpoint.workload)
+                if workload is None or workload.key not in captured or endpoint in live.breakers:
+                    return None
+                key = (shown_to(conn, endpoint), conn.workload.key, endpoint)
+                target = self._targets.get(key)
+                if target is None:
+                    target = self._targets[key] = self.lane.target()
+                targets[endpoint] = target
+        native = self.lane.plan(forwarded_for(conn).encode(), tuple(tuple(targets[e] for e in group) for group in groups.values()))
+        return Plan(native, targets, turns, list(groups))
+
+    def _groups(self, conn: Conn) -> tuple[Turns | None, dict[str, tuple[Endpoint, ...]]] | None:
+        """The endpoints behind what was dialled, by backend; the turns of the backends when there are several."""
+        if isinstance(conn.route, Inward):
+            return (None, {"": (conn.route.endpoint,)}) if type(conn.route) is Inward else None
+        if not isinstance(conn.route, Outward):
+            return None
+        snapshot = self.context.snapshot
+        destination = snapshot.destination(*conn.dialled)
+        if destination.kind == "workload" and destination.endpoint is not None:
+            return None, {"": (destination.endpoint,)}
+        if destination.kind != "service" or destination.service is None or destination.port is None:
+            return None
+        service, port = destination.service, destination.port
+        if service.split is None:
+            return (None, {service.key: port.endpoints}) if port.endpoints and port.protocol != "grpc" else None
+        if service.split.matches is not None:
+            return None  # whether it is split depends on the request
+        ready, groups = [], {}
+        for backend in service.split.backends:
+            chosen = snapshot.service(backend.service)
+            chosen_port = next((p for p in chosen.ports if p.port == port.port and p.transport == "tcp"), None) if chosen else None
+            if backend.weight and chosen_port is not None and chosen_port.endpoints:
+                if chosen_port.protocol == "grpc":
+                    return None
+                ready.append(backend)
+                groups[backend.service] = chosen_port.endpoints
+        if len(ready) < 2:
+            return (None, groups) if ready else None
+        return self.context.live.turns(conn.workload.key, service.key, port.port, False, ready), groups
+
+
+def _key(conn: Conn) -> tuple[str, str, str, tuple[str, int]]:
+    return conn.direction, conn.workload.key, forwarded_for(conn) if conn.direction == "inbound" else conn.peer[0], conn.dialled
+
+
+def _caller(conn: Conn) -> Identity | None:
+    """Who calls, by the newest snapshot, as the routes see it."""
+    if conn.direction == "inbound":
+        return conn.identity
+    workload = conn.context.snapshot.workload(conn.workload.key)
+    return workload.identity if workload else None
+
+
+def _given(told: tuple[Any, ...]) -> Given:
+    return Given(*told)
+
+
+def request_of(head: bytes, limits: Limits) -> Request:
+    """A head that the lane has sent on, as policy sees it."""
+    incoming = Incoming("bad-request")
+    incoming.feed(head)
+    read = incoming.request_head(limits)
+    assert read is not None, "the lane sends whole heads on"
+    return Request(read.method.decode("latin-1"), read.target.partition(b"?")[0].decode("latin-1"), read.fields)

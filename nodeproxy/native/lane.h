@@ -1,0 +1,204 @@
+/* The native lane: HTTP/1.1 calls between sockets of this node, replayed from decisions that Python made.
+ *
+ * Who owns what. Python owns every descriptor, and lends it: a caller's connection between two requests (lane_carry), a server's
+ * connection at rest (lane_lend). The lane alone reads and writes a lent descriptor, until it is told up or dropped. What the lane
+ * does not know for certain it hands up with its bytes untouched: a request before any of it was sent, a response before any of it
+ * was answered. So every rule of HTTP that is not plain, and every error that a caller is told, is Python's.
+ *
+ * One epoll descriptor, no threads, no Python objects. Files: buffer.c bytes; head.c one message head; flow.c decisions; call.c the
+ * journey of one call; loop.c events, time and what goes up; module.c the door to Python.
+ */
+#ifndef EDGEMESH_LANE_H
+#define EDGEMESH_LANE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "llhttp/llhttp.h"
+
+#define SCRATCH 65536u     /* read at once */
+#define MOST_FIELDS 256u   /* of one head, whatever the limits say */
+#define CLASSES 6          /* of status: 1xx to 5xx, and 0 for none */
+#define MOST_BOUNDS 24     /* buckets of durations */
+
+/* ---- buffer.c: bytes that wait. An empty one owns no memory. ---- */
+typedef struct { uint8_t *at; uint32_t begin, end, size; } buffer;
+static inline uint32_t held(const buffer *b) { return b->end - b->begin; }
+static inline const uint8_t *first(const buffer *b) { return b->at + b->begin; }
+bool buffer_room(buffer *b, size_t more);                    /* false: no memory */
+bool buffer_add(buffer *b, const void *data, size_t size);
+void buffer_take(buffer *b, uint32_t size);
+void buffer_free(buffer *b);
+
+/* ---- head.c: message heads ---- */
+typedef struct { const uint8_t *line; uint32_t line_size, name_size; const uint8_t *value; uint32_t value_size; uint8_t kind; } field;
+enum { PLAIN, HOST, LENGTH, CHUNKING, CONNECTION, FORWARDED_FOR, FORWARDED_PROTO, ENDS_HERE };
+typedef struct {
+    const uint8_t *method, *target, *host, *reason;
+    uint32_t method_size, target_size, path_size, host_size, reason_size, fields;
+    int64_t length;          /* Content-Length; -1: none */
+    int status, minor;
+    bool chunked, close, has_proto;
+    field field[MOST_FIELDS];
+} head;
+typedef struct { uint32_t head_bytes, header_count, path_bytes; } head_limits;
+enum { HEAD_PART = 0, HEAD_ODD = -1 };                        /* else: its size with the empty line */
+int64_t read_request(const uint8_t *data, size_t size, const head_limits *limits, head *out);
+int64_t read_response(const uint8_t *data, size_t size, const head_limits *limits, head *out);
+bool write_request(buffer *out, const head *h, const uint8_t *shown, size_t shown_size);
+bool write_response(buffer *out, const head *h, int64_t length, bool chunked, bool close);
+bool trailer_travels(const uint8_t *name, size_t size);
+bool same_word(const uint8_t *a, size_t size, const char *word);   /* ASCII case is ignored */
+
+/* ---- flow.c: decisions ---- */
+typedef struct row {            /* counts for one pair of workloads, seen from one side */
+    uint64_t answered[CLASSES], bucket[MOST_BOUNDS + 1], micros, bytes_in, bytes_out;
+} row;
+typedef struct entry {
+    uint64_t hash;
+    uint32_t generation, size;
+    struct row *row;
+    uint8_t key[];
+} entry;
+typedef struct target {         /* one endpoint for one caller: servers at rest, and what is under way */
+    struct target *next, *previous;      /* all */
+    struct server *resting;     /* the one used last first */
+    uint64_t serial;            /* never used again, unlike an address */
+    uint64_t chosen;            /* when: of those that are equally busy, the one chosen longest ago is next */
+    uint32_t in_flight, rests, users;
+} target;
+typedef struct group { target **targets; uint32_t count; } group;   /* the endpoints of one backend */
+typedef struct plan {           /* where the requests of one caller to one destination may go */
+    uint64_t serial;
+    uint32_t generation, groups, users;
+    group *group;
+    uint8_t *turns;             /* groups in the order of a round; empty: the first */
+    uint32_t turn_count, turn;
+    uint8_t *shown;             /* the caller's address as X-Forwarded-For says it */
+    uint32_t shown_size;
+} plan;
+
+/* ---- call.c and loop.c ---- */
+typedef struct { uint8_t kind; bool gone, absent; int fd; uint32_t events; } side;   /* absent: not in the epoll set for now */
+enum { CALLER, SERVER };
+enum { AT_REST, ASKED, ANSWERED };                   /* of a caller */
+
+typedef struct server {
+    side side;
+    uint64_t id;
+    target *target;
+    struct server *next, *previous;      /* at rest */
+    struct caller *caller;               /* whom it answers; NULL at rest */
+    uint64_t since;
+    llhttp_t parser;
+    buffer in, out;
+    bool used, broken;
+} server;
+
+typedef struct caller {
+    side side;
+    uint64_t id;
+    struct caller **handle;              /* set to NULL when it has left the lane */
+    plan *plan;
+    struct caller *next, *previous;      /* all */
+    struct caller *again;                /* bytes are here that no event will tell of */
+    bool is_again;
+    uint8_t state;
+    server *server;
+    row *row;
+    llhttp_t parser;
+    buffer in, out, asked, trailers;     /* asked: the head as it came, until the response begins */
+    uint64_t since, deadline, began;     /* microseconds */
+    uint64_t bytes_in, bytes_out;        /* of the request under way */
+    uint64_t total_in, total_out;
+    const char *late;                    /* the flag of running into the deadline; "": just the end */
+    int status;
+    bool head_only, idempotent, has_body, request_done, response_done, chunk_request, chunk_response, close, ended, held_back, recalled;
+} caller;
+
+enum { UP_REQUEST, UP_END, UP_FAILED, UP_RESPONSE };
+typedef struct up {
+    uint64_t caller, server, target;     /* server 0: none */
+    uint64_t began;                      /* 0: no request was under way */
+    int what;
+    const char *flag, *detail;
+    bool begun;
+    int status;
+    uint64_t total_in, total_out, bytes_in, bytes_out;
+    buffer data, rest;                   /* of the caller; of the server */
+} up;
+
+typedef struct done {                    /* a request that is over, for the log. Its request line follows. */
+    uint64_t caller, target, micros, bytes_in, bytes_out;
+    uint32_t status, text_size;
+} done;
+
+typedef struct settings {
+    head_limits head;
+    uint32_t buffer_bytes, rest_per_target;
+    uint64_t keepalive_timeout, response_timeout, idle_timeout, rest_timeout;   /* microseconds */
+} settings;
+
+typedef struct lane {
+    int epoll;
+    settings set;
+    uint64_t now, budget_end;
+    uint32_t generation, callers, calls, servers;
+    caller *first_caller, *again, *dead_callers;
+    server *dead_servers;
+    target *first_target;
+    uint64_t serial;
+    entry **entries;
+    uint32_t entry_mask;
+    uint64_t bound[MOST_BOUNDS];         /* microseconds */
+    uint32_t bounds;
+    uint64_t served, missed;
+    up *ups;
+    uint32_t up_count, up_size;
+    uint64_t *gone;                      /* servers that Python may close */
+    uint32_t gone_count, gone_size;
+    bool logging;
+    buffer log;                          /* of `done` */
+    buffer work;                         /* what is built to be sent at once */
+    uint8_t scratch[SCRATCH];
+    bool no_memory;
+    llhttp_settings_t asks, answers;
+} lane;
+
+uint64_t micros_now(void);
+
+entry *entry_find(lane *l, const plan *p, const target *t, const head *h);
+bool entry_learn(lane *l, const plan *p, const target *t, row *r, const uint8_t *method, size_t method_size, const uint8_t *path,
+                 size_t path_size, const uint8_t *host, size_t host_size);
+target *choose(const plan *p);
+void chosen(lane *l, plan *p, target *t);                     /* it is: the next turn begins */
+
+plan *plan_new(lane *l, const uint8_t *shown, size_t shown_size, uint32_t groups);
+void plan_free(plan *p);                                      /* one user less */
+target *target_new(lane *l);
+void target_free(lane *l, target *t);                         /* one user less */
+
+bool lane_open(lane *l);
+void lane_close(lane *l);
+void lane_callbacks(lane *l);
+bool lane_turn(lane *l, uint64_t budget);                     /* true: there is more to do */
+void lane_tick(lane *l);
+bool lane_carry(lane *l, uint64_t id, int fd, plan *p, const uint8_t *data, size_t size, caller **handle);
+bool lane_lend(lane *l, uint64_t id, int fd, target *t);
+uint64_t lane_reclaim(lane *l, target *t);                    /* a server that rests goes back; 0: none rests */
+void lane_recall(lane *l, caller *c);                         /* up it goes, as soon as no request is under way */
+void lane_drop(lane *l, caller *c, up *left);                 /* now, whatever is under way */
+
+void caller_readable(lane *l, caller *c);
+void caller_writable(lane *l, caller *c);
+void server_readable(lane *l, server *s);
+void server_writable(lane *l, server *s);
+void caller_late(lane *l, caller *c);
+void caller_next(lane *l, caller *c);
+void go_up(lane *l, caller *c, int what, const char *flag, const char *detail);
+void watch(lane *l, side *s, void *owner, uint32_t events);
+void server_close(lane *l, server *s);
+void server_rest(lane *l, server *s);
+void server_unrest(server *s);
+#endif

@@ -1,0 +1,352 @@
+/* Events, time, and what goes up. */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "lane.h"
+
+#define EVENTS 64
+#define ENTRIES 8192u
+
+uint64_t micros_now(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (uint64_t)t.tv_sec * 1000000u + (uint64_t)t.tv_nsec / 1000u;
+}
+
+bool lane_open(lane *l) {
+    l->entry_mask = ENTRIES - 1;
+    l->entries = calloc(ENTRIES, sizeof *l->entries);
+    l->epoll = epoll_create1(EPOLL_CLOEXEC);
+    l->generation = 1;
+    l->now = micros_now();
+    lane_callbacks(l);
+    return l->entries != NULL && l->epoll >= 0;
+}
+
+/* Everything that was carried has been dropped by Python before. */
+void lane_close(lane *l) {
+    for (uint32_t i = 0; l->entries != NULL && i < ENTRIES; i++) free(l->entries[i]);
+    free(l->entries);
+    for (uint32_t i = 0; i < l->up_count; i++) {
+        buffer_free(&l->ups[i].data);
+        buffer_free(&l->ups[i].rest);
+    }
+    free(l->ups);
+    free(l->gone);
+    buffer_free(&l->work);
+    buffer_free(&l->log);
+    if (l->epoll >= 0) close(l->epoll);
+}
+
+void watch(lane *l, side *s, void *owner, uint32_t events) {
+    if (s->events == events || s->gone) return;
+    struct epoll_event e = {.events = events, .data.ptr = owner};
+    epoll_ctl(l->epoll, s->absent ? EPOLL_CTL_ADD : EPOLL_CTL_MOD, s->fd, &e);
+    s->absent = false;
+    s->events = events;
+}
+
+static bool enter(lane *l, side *s, void *owner) {
+    struct epoll_event e = {.events = EPOLLIN, .data.ptr = owner};
+    s->events = EPOLLIN;
+    return epoll_ctl(l->epoll, EPOLL_CTL_ADD, s->fd, &e) == 0;
+}
+
+static void leave(lane *l, side *s) {
+    if (!s->absent) epoll_ctl(l->epoll, EPOLL_CTL_DEL, s->fd, NULL);
+    s->gone = true;
+}
+
+/* ---- servers ---- */
+
+bool lane_lend(lane *l, uint64_t id, int fd, target *t) {
+    server *s = calloc(1, sizeof *s);
+    if (s == NULL) return false;
+    s->side.kind = SERVER;
+    s->side.fd = fd;
+    s->id = id;
+    s->target = t;
+    if (!enter(l, &s->side, s)) {
+        free(s);
+        return false;
+    }
+    t->users++;
+    l->servers++;
+    s->used = true;
+    server_rest(l, s);
+    return true;
+}
+
+void server_unrest(server *s) {
+    target *t = s->target;
+    if (s->next != NULL) s->next->previous = s->previous;
+    if (s->previous != NULL) s->previous->next = s->next;
+    else t->resting = s->next;
+    s->next = s->previous = NULL;
+    t->rests--;
+}
+
+void server_rest(lane *l, server *s) {
+    target *t = s->target;
+    s->since = l->now;
+    s->used = true;
+    s->next = t->resting;
+    s->previous = NULL;
+    if (s->next != NULL) s->next->previous = s;
+    t->resting = s;
+    t->rests++;
+    watch(l, &s->side, s, EPOLLIN);
+    if (t->rests > l->set.rest_per_target) {
+        server *oldest = s;
+        while (oldest->next != NULL) oldest = oldest->next;
+        server_close(l, oldest);
+    }
+}
+
+static void bury_server(lane *l, server *s) {
+    if (s->caller == NULL && (s->previous != NULL || s->target->resting == s)) server_unrest(s);
+    leave(l, &s->side);
+    buffer_free(&s->in);
+    buffer_free(&s->out);
+    target_free(l, s->target);
+    l->servers--;
+    s->next = l->dead_servers;
+    l->dead_servers = s;
+}
+
+void server_close(lane *l, server *s) {
+    if (l->gone_count == l->gone_size) {
+        uint32_t size = l->gone_size ? l->gone_size * 2 : 64;
+        uint64_t *grown = realloc(l->gone, size * sizeof *grown);
+        if (grown == NULL) {
+            l->no_memory = true;   /* Python closes it when the lane ends */
+            bury_server(l, s);
+            return;
+        }
+        l->gone = grown;
+        l->gone_size = size;
+    }
+    l->gone[l->gone_count++] = s->id;
+    bury_server(l, s);
+}
+
+uint64_t lane_reclaim(lane *l, target *t) {
+    server *s = t->resting;
+    if (s == NULL) return 0;
+    uint64_t id = s->id;
+    bury_server(l, s);
+    return id;
+}
+
+/* ---- callers ---- */
+
+bool lane_carry(lane *l, uint64_t id, int fd, plan *p, const uint8_t *data, size_t size, caller **handle) {
+    caller *c = calloc(1, sizeof *c);
+    if (c == NULL) return false;
+    c->side.kind = CALLER;
+    c->side.fd = fd;
+    c->id = id;
+    c->plan = p;
+    if (!buffer_add(&c->in, data, size) || !enter(l, &c->side, c)) {
+        buffer_free(&c->in);
+        free(c);
+        return false;
+    }
+    p->users++;
+    l->callers++;
+    c->next = l->first_caller;
+    if (c->next != NULL) c->next->previous = c;
+    l->first_caller = c;
+    c->handle = handle;
+    *handle = c;
+    l->now = micros_now();
+    c->since = l->now;
+    c->deadline = l->now + l->set.keepalive_timeout;
+    c->late = "";
+    if (size) {
+        c->is_again = true;
+        c->again = l->again;
+        l->again = c;
+    }
+    return true;
+}
+
+/* What is told of a caller that leaves, and where its bytes go. */
+static void tell(lane *l, caller *c, up *u, int what, const char *flag, const char *detail) {
+    memset(u, 0, sizeof *u);
+    u->caller = c->id;
+    u->what = what;
+    u->flag = flag;
+    u->detail = detail;
+    u->total_in = c->total_in;
+    u->total_out = c->total_out;
+    server *s = c->server;
+    if (c->state >= ASKED && what != UP_END) {
+        u->begun = c->state == ANSWERED;
+        u->began = c->began;
+        u->status = c->status;
+        u->bytes_in = c->bytes_in;
+        u->bytes_out = c->bytes_out;
+        u->data = c->asked;
+        memset(&c->asked, 0, sizeof c->asked);
+        if (held(&c->in) && !buffer_add(&u->data, first(&c->in), held(&c->in))) l->no_memory = true;
+    } else {
+        u->data = c->in;
+        memset(&c->in, 0, sizeof c->in);
+    }
+    if (s != NULL) {
+        u->target = s->target->serial;
+        s->target->in_flight--;
+        l->calls--;
+        c->server = NULL;
+        if (what == UP_RESPONSE) {
+            u->server = s->id;
+            u->rest = s->in;
+            memset(&s->in, 0, sizeof s->in);
+            bury_server(l, s);
+        } else {
+            server_close(l, s);
+        }
+        s->caller = NULL;
+    }
+}
+
+static void bury_caller(lane *l, caller *c) {
+    leave(l, &c->side);
+    buffer_free(&c->in);
+    buffer_free(&c->out);
+    buffer_free(&c->asked);
+    buffer_free(&c->trailers);
+    if (c->next != NULL) c->next->previous = c->previous;
+    if (c->previous != NULL) c->previous->next = c->next;
+    else l->first_caller = c->next;
+    *c->handle = NULL;
+    plan_free(c->plan);
+    l->callers--;
+    c->next = l->dead_callers;
+    l->dead_callers = c;
+}
+
+void go_up(lane *l, caller *c, int what, const char *flag, const char *detail) {
+    if (l->up_count == l->up_size) {
+        uint32_t size = l->up_size ? l->up_size * 2 : 64;
+        up *grown = realloc(l->ups, size * sizeof *grown);
+        if (grown == NULL) abort();   /* a caller that nobody hears of again would be worse */
+        l->ups = grown;
+        l->up_size = size;
+    }
+    tell(l, c, &l->ups[l->up_count++], what, flag, detail);
+    bury_caller(l, c);
+}
+
+void lane_recall(lane *l, caller *c) {
+    c->recalled = true;
+    if (c->state < ASKED) go_up(l, c, UP_REQUEST, "", "");
+}
+
+void lane_drop(lane *l, caller *c, up *left) {
+    tell(l, c, left, UP_FAILED, "", "");
+    bury_caller(l, c);
+}
+
+/* ---- a turn ---- */
+
+static void handle(lane *l, void *owner, uint32_t events) {
+    side *s = owner;
+    if (s->gone) return;
+    if (s->kind == CALLER) {
+        caller *c = owner;
+        if (events & EPOLLOUT) caller_writable(l, c);
+        if (s->gone) return;
+        if (events & EPOLLIN) caller_readable(l, c);
+        else if (events & (EPOLLERR | EPOLLHUP)) {
+            if (s->events & EPOLLIN) caller_readable(l, c);
+            else if (!(events & EPOLLOUT)) go_up(l, c, UP_FAILED, "client-gone", "the connection was reset");
+        }
+    } else {
+        server *v = owner;
+        if (events & EPOLLOUT) server_writable(l, v);
+        if (s->gone) return;
+        if (events & (EPOLLIN | EPOLLERR | EPOLLHUP)) {
+            if ((s->events & EPOLLIN) || v->caller == NULL) server_readable(l, v);
+            else if (!(s->events & EPOLLOUT)) {   /* nobody wants to read it now, and it would say this again and again */
+                v->broken = true;
+                epoll_ctl(l->epoll, EPOLL_CTL_DEL, s->fd, NULL);
+                s->absent = true;
+                s->events = 0;
+            }
+        }
+    }
+}
+
+static void sweep_dead(lane *l) {
+    while (l->dead_callers != NULL) {
+        caller *c = l->dead_callers;
+        l->dead_callers = c->next;
+        if (c->is_again) {
+            caller **at = &l->again;
+            while (*at != c) at = &(*at)->again;
+            *at = c->again;
+        }
+        free(c);
+    }
+    while (l->dead_servers != NULL) {
+        server *s = l->dead_servers;
+        l->dead_servers = s->next;
+        free(s);
+    }
+}
+
+bool lane_turn(lane *l, uint64_t budget) {
+    l->now = micros_now();
+    uint64_t end = l->now + budget;
+    bool more = true;
+    while (more) {
+        struct epoll_event events[EVENTS];
+        int count = epoll_wait(l->epoll, events, EVENTS, 0);
+        if (count < 0) count = 0;
+        for (int i = 0; i < count; i++) {
+            handle(l, events[i].data.ptr, events[i].events);
+            if ((i & 7) == 7) {
+                l->now = micros_now();
+                if (l->now >= end) break;
+            }
+        }
+        caller *again = l->again;
+        l->again = NULL;
+        while (again != NULL) {
+            caller *c = again;
+            again = c->again;
+            c->is_again = false;
+            c->again = NULL;
+            if (!c->side.gone) caller_next(l, c);
+        }
+        sweep_dead(l);
+        more = count > 0 || l->again != NULL;
+        l->now = micros_now();
+        if (l->now >= end) break;
+    }
+    return more;
+}
+
+void lane_tick(lane *l) {
+    l->now = micros_now();
+    for (caller *c = l->first_caller, *next; c != NULL; c = next) {
+        next = c->next;
+        if (l->now > c->deadline) caller_late(l, c);
+    }
+    for (target *t = l->first_target, *next; t != NULL; t = next) {
+        next = t->next;
+        t->users++;
+        for (server *s = t->resting, *after; s != NULL; s = after) {
+            after = s->next;
+            if (l->now - s->since > l->set.rest_timeout) server_close(l, s);
+        }
+        target_free(l, t);
+    }
+    sweep_dead(l);
+}

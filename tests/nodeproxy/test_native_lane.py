@@ -1,0 +1,422 @@
+"""The native lane by itself, through its Python door: what it serves, what it hands up, and that nothing is lost or kept."""
+
+from __future__ import annotations
+
+import gc
+import socket
+import time
+
+import pytest
+
+from nodeproxy.native import AVAILABLE
+
+if AVAILABLE:
+    from nodeproxy.native import END, FAILED, REQUEST, RESPONSE, Lane
+
+pytestmark = pytest.mark.skipif(not AVAILABLE, reason="the native lane was not compiled")
+
+GET = b"GET /books HTTP/1.1\r\nhost: store\r\n\r\n"
+SENT = b"GET /books HTTP/1.1\r\nhost: store\r\nx-forwarded-proto: http\r\nx-forwarded-for: 10.0.0.1\r\n\r\n"
+OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
+POST = b"POST /books HTTP/1.1\r\nhost: store\r\ncontent-length: %d\r\n\r\n"
+
+
+class Place:
+    """A lane with one caller (`a`) and one server (`d`), whose other ends it has."""
+
+    def __init__(self, **limits):
+        self.lane = Lane((0.001, 0.01))
+        self.limits = {
+            "head_bytes": 65536,
+            "header_count": 100,
+            "path_bytes": 8192,
+            "buffer_bytes": 65536,
+            "rest_per_target": 4,
+            "keepalive_timeout": 75,
+            "response_timeout": 300,
+            "idle_timeout": 300,
+            "rest_timeout": 30,
+            **limits,
+        }
+        self.lane.limit(**self.limits)
+        self.target = self.lane.target()
+        self.plan = self.lane.plan(b"10.0.0.1", ((self.target,),))
+        for method in (b"GET", b"HEAD", b"POST"):
+            self.lane.learn(self.plan, self.target, 0, method, b"/books", b"store")
+        self.open = []
+        self.a, self.caller = self.pair()
+        self.server, self.d = self.pair()
+        self.lane.lend(7, self.server.fileno(), self.target)
+        self.carried = self.carry(1)
+
+    def pair(self):
+        pair = socket.socketpair()
+        for one in pair:
+            one.setblocking(False)
+            self.open.append(one)
+        return pair
+
+    def carry(self, number, data=b""):
+        return self.lane.carry(number, self.caller.fileno(), self.plan, data)
+
+    def turn(self):
+        while self.lane.turn(500):
+            pass
+
+    def say(self, data):
+        """What reaches the server when the caller says this."""
+        self.a.sendall(data)
+        return self.heard(self.d)
+
+    def answer(self, data):
+        """What reaches the caller when the server says this."""
+        self.d.sendall(data)
+        return self.heard(self.a)
+
+    def heard(self, sock):
+        self.turn()
+        data = b""
+        try:
+            while more := sock.recv(1 << 20):
+                data += more
+                self.turn()
+        except BlockingIOError:
+            pass
+        return data
+
+    def ups(self):
+        """(caller, what, flag, data, rest) of each that came up."""
+        self.turn()
+        return [(told[0], told[1], told[2], told[6], told[7]) for told in self.lane.ups()]
+
+    def close(self):
+        self.carried.drop()
+        for sock in self.open:
+            sock.close()
+
+
+@pytest.fixture
+def place():
+    made = Place()
+    yield made
+    made.close()
+
+
+def test_a_call(place):
+    assert place.say(GET) == SENT
+    assert place.answer(OK) == OK
+    assert place.say(GET) == SENT
+    assert place.answer(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\no") == OK[:-1]
+    assert place.answer(b"k") == b"k"
+    assert place.lane.stats == {"callers": 1, "calls": 0, "servers": 1, "served": 2, "missed": 0}
+    ((row, answered, buckets, seconds, bytes_in, bytes_out),) = place.lane.counts()
+    assert (row, answered, sum(buckets)) == (0, (0, 0, 2, 0, 0, 0), 2)
+    assert (bytes_in, bytes_out) == (2 * len(GET), 2 * len(OK))
+    assert seconds < 1
+    assert place.lane.counts() == []
+
+
+def test_a_body_passes_as_it_comes(place):
+    head, *pieces = POST % 6, b"ab", b"cd", b"ef"
+    assert place.say(head).endswith(b"content-length: 6\r\n\r\n")
+    assert [place.say(piece) for piece in pieces] == pieces
+    assert place.answer(OK) == OK
+
+
+def test_what_was_not_learned_goes_up_untouched(place):
+    for asked in (
+        GET.replace(b"/books", b"/book"),
+        GET.replace(b"/books", b"/bookss"),
+        GET.replace(b"GET", b"PUT"),
+        GET.replace(b"store", b"stores"),
+        GET.replace(b"/books", b"/%62ooks"),
+        GET[:20],
+    ):
+        assert place.say(asked) == b""
+        assert place.ups() == [(1, REQUEST, "", asked, b"")]
+        assert not place.carried.here
+        place.carried = place.carry(1)
+    assert place.say(GET) == SENT
+
+
+def test_one_key_is_no_other(place):
+    other = place.lane.plan(b"10.0.0.2", ((place.target,),))
+    place.carried.drop()
+    carried = place.lane.carry(2, place.caller.fileno(), other, b"")
+    assert place.say(GET) == b""
+    assert place.ups() == [(2, REQUEST, "", GET, b"")]
+    assert not carried.here
+
+
+def test_a_new_snapshot_makes_everything_stale(place):
+    place.lane.forget()
+    assert place.say(GET) == b""
+    assert place.ups() == [(1, REQUEST, "", GET, b"")]
+
+
+def test_a_new_snapshot_leaves_what_is_under_way_to_its_owner(place):
+    assert place.say(GET) == SENT
+    place.lane.forget()
+    assert place.lane.calls() == [(1, place.target.serial, GET)]
+    assert place.answer(OK) == OK
+    assert place.ups() == [(1, REQUEST, "", b"", b"")]
+
+
+def test_pipelined_requests_come_one_after_the_other(place):
+    place.a.sendall(GET * 3)
+    for _ in range(3):
+        assert place.heard(place.d) == SENT
+        assert place.answer(OK) == OK
+
+
+def test_an_unusual_response_goes_up_with_its_connection(place):
+    place.say(GET)
+    assert place.answer(b"HTTP/1.1 103 Early\r\n\r\n") == b""
+    (told,) = place.lane.ups()
+    assert (told[1], told[4], told[6], told[7]) == (RESPONSE, 7, GET, b"HTTP/1.1 103 Early\r\n\r\n")
+    assert place.lane.gone() == []
+    assert place.lane.stats["servers"] == 0
+
+
+def test_a_body_that_breaks_off_is_a_fault(place):
+    place.say(GET)
+    assert place.answer(b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nshort").endswith(b"short")
+    place.d.close()
+    place.turn()
+    (told,) = place.lane.ups()
+    assert (told[1], told[2], told[8]) == (FAILED, "upstream-broken", True)
+    assert place.lane.gone() == [7]
+
+
+def test_a_server_that_closed_while_it_rested_is_asked_once_more_by_python(place):
+    place.d.close()
+    place.a.sendall(GET)
+    assert place.ups() == [(1, REQUEST, "", GET, b"")]
+    assert place.lane.gone() == [7]
+
+
+def test_a_server_that_says_what_nobody_asked_is_dropped(place):
+    assert place.answer(OK) == b""
+    assert place.lane.gone() == [7]
+    place.say(GET)
+    assert place.ups() == [(1, REQUEST, "", GET, b"")]
+
+
+def test_a_second_answer_is_for_nobody(place):
+    place.say(GET)
+    assert place.answer(OK + OK) == OK
+    assert place.lane.gone() == [7]
+
+
+def test_a_caller_that_leaves(place):
+    place.a.close()
+    assert place.ups() == [(1, END, "", b"", b"")]
+
+
+def test_a_caller_that_ends_its_sending_is_answered(place):
+    place.a.sendall(GET)
+    place.a.shutdown(socket.SHUT_WR)
+    assert place.heard(place.d) == SENT
+    assert place.answer(OK) == OK
+    assert place.ups() == [(1, END, "", b"", b"")]
+
+
+def test_a_caller_that_leaves_in_the_middle_of_its_body(place):
+    place.say(POST % 10 + b"abc")
+    place.a.close()
+    (told,) = [told for told in place.ups() if told[1] == FAILED]
+    assert told[2] == "client-gone"
+    assert place.lane.gone() == [7], "the server must not take a part for the whole"
+
+
+def test_drop_tells_what_was_under_way(place):
+    place.say(GET)
+    left = place.carried.drop()
+    assert (left[1], left[6], left[8]) == (FAILED, GET, False)
+    assert place.carried.drop() is None
+    assert place.lane.gone() == [7]
+    assert place.lane.stats["calls"] == place.target.in_flight == 0
+
+
+def test_recall_waits_for_the_call(place):
+    place.say(GET)
+    place.carried.recall()
+    assert place.carried.here
+    assert place.answer(OK) == OK
+    assert place.ups() == [(1, REQUEST, "", b"", b"")]
+
+
+def test_recall_of_who_rests(place):
+    place.carried.recall()
+    assert place.ups() == [(1, REQUEST, "", b"", b"")]
+
+
+@pytest.mark.parametrize(
+    ("limit", "said", "flag"),
+    [("keepalive_timeout", b"", ""), ("response_timeout", GET, "response-timeout"), ("idle_timeout", POST % 9 + b"a", "idle")],
+)
+def test_deadlines(limit, said, flag):
+    place = Place(**{limit: 0.01})
+    if said:
+        place.say(said)
+    place.lane.tick()
+    assert place.ups() == []
+    time.sleep(0.02)
+    place.lane.tick()
+    ((_, what, told, data, _),) = place.ups()
+    assert (what, told) == ((FAILED, flag) if said else (END, ""))
+    assert data == said[: said.find(b"\r\n\r\n") + 4] if said else not data
+    place.close()
+
+
+def test_servers_rest_for_a_while(place):
+    place.lane.limit(**{**place.limits, "rest_timeout": 0.0})
+    time.sleep(0.001)
+    place.lane.tick()
+    assert place.lane.gone() == [7]
+
+
+def test_only_so_many_rest(place):
+    for number in range(8, 12):
+        server, _ = place.pair()
+        place.lane.lend(number, server.fileno(), place.target)
+    assert (place.target.resting, place.lane.gone()) == (4, [7])
+    assert place.lane.reclaim(place.target) == 11
+    place.lane.clear(place.target)
+    assert sorted(place.lane.gone()) == [8, 9, 10]
+    assert place.lane.reclaim(place.target) == 0
+
+
+def test_a_caller_that_does_not_read_holds_no_more_than_a_buffer(place):
+    place.say(GET)
+    total = 64 << 20
+    place.d.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % total)
+    sent = 0
+    for _ in range(1000):
+        place.turn()
+        try:
+            sent += place.d.send(bytes(65536))
+        except BlockingIOError:
+            break
+    assert sent < 4 << 20, "two socket buffers, and ours"
+    got = 0
+    while got < sent:
+        got += len(place.heard(place.a))
+        place.turn()
+
+
+def test_a_server_that_does_not_read_holds_no_more_than_a_buffer(place):
+    place.say(POST % (64 << 20))
+    sent = 0
+    for _ in range(1000):
+        place.turn()
+        try:
+            sent += place.a.send(bytes(65536))
+        except BlockingIOError:
+            break
+    assert sent < 4 << 20
+    got = len(place.heard(place.d))
+    while got < sent:
+        got += len(place.heard(place.d))
+
+
+def test_an_early_answer_ends_the_connection(place):
+    """The server answers, closes, and takes no more of the body: the caller gets the answer."""
+    place.say(POST % 1000 + b"x")
+    assert place.answer(b"HTTP/1.1 413 Too Large\r\nconnection: close\r\ncontent-length: 2\r\n\r\nno").endswith(
+        b"connection: close\r\n\r\nno"
+    )
+    assert place.ups() == [(1, END, "linger", b"", b"")]
+
+
+def test_turns_of_a_split(place):
+    other = place.lane.target()
+    server, far = place.pair()
+    place.lane.lend(8, server.fileno(), other)
+    place.carried.drop()
+    place.plan = place.lane.plan(b"10.0.0.1", ((place.target,), (other,)))
+    for target in (place.target, other):
+        place.lane.learn(place.plan, target, 0, b"GET", b"/books", b"store")
+    place.plan.refill(b"\0\1\1")
+    place.carried = place.carry(1)
+    for server in (place.d, far, far):
+        place.a.sendall(GET)
+        assert place.heard(server) == SENT
+        server.sendall(OK)
+        assert place.heard(place.a) == OK
+    assert place.plan.turns == 0
+    place.say(GET)
+    assert place.ups() == [(1, REQUEST, "", GET, b"")]
+    with pytest.raises(ValueError, match="turn 0 is of no group"):
+        place.plan.refill(b"\2")
+
+
+def test_the_least_busy_endpoint_is_asked(place):
+    other = place.lane.target()
+    server, far = place.pair()
+    place.lane.lend(8, server.fileno(), other)
+    place.carried.drop()
+    place.plan = place.lane.plan(b"10.0.0.1", ((place.target, other),))
+    for target in (place.target, other):
+        place.lane.learn(place.plan, target, 0, b"GET", b"/books", b"store")
+    place.carried = place.carry(1)
+    for server in (place.d, far, place.d, far):
+        place.a.sendall(GET)
+        assert place.heard(server) == SENT
+        server.sendall(OK)
+        assert place.heard(place.a) == OK
+
+
+def test_the_log_has_each_request(place):
+    place.lane.logging = True
+    for _ in range(2):
+        place.say(GET)
+        place.answer(OK)
+    entries = place.lane.log()
+    assert [(entry[0], entry[1], entry[3], entry[4], entry[5], entry[6]) for entry in entries] == [
+        (1, place.target.serial, len(GET), len(OK), 200, GET.partition(b"\r\n")[0])
+    ] * 2
+    assert place.lane.log() == []
+
+
+def test_a_turn_ends_when_its_time_is_up(place):
+    """Many callers at work: one turn serves some of them, says so, and the next goes on."""
+    callers = []
+    for number in range(100, 400):
+        near, far = place.pair()
+        server, end = place.pair()
+        end.sendall(b"")
+        place.lane.lend(number, server.fileno(), place.target)
+        callers.append((near, place.lane.carry(number, far.fileno(), place.plan, b"")))
+        near.sendall(GET.replace(b"/books", b"/other"))
+    begun = time.perf_counter()
+    assert place.lane.turn(50)
+    assert time.perf_counter() - begun < 0.05
+    assert 0 < len(place.lane.ups()) < 300
+    place.turn()
+    assert not any(carried.here for _, carried in callers)
+
+
+def test_nothing_is_kept(place):
+    """Plans, targets and callers that Python forgets are gone, in whatever order."""
+    for _ in range(3):
+        lane = Lane(())
+        lane.limit(**place.limits)
+        target = lane.target()
+        plan = lane.plan(b"x", ((target,),))
+        lane.learn(plan, target, 3, b"GET", b"/", b"h")
+        near, far = place.pair()
+        carried = lane.carry(1, far.fileno(), plan, GET)
+        del lane, target
+        gc.collect()
+        assert carried.here
+        del plan
+        near.sendall(GET)
+        del carried
+        gc.collect()
+
+
+@pytest.mark.parametrize("wrong", [lambda lane: lane.plan(b"", ((1,),)), lambda lane: lane.plan(b"", (1,)), lambda lane: lane.clear(1)])
+def test_what_is_no_target_is_refused(place, wrong):
+    with pytest.raises(TypeError):
+        wrong(place.lane)
