@@ -24,6 +24,8 @@ import outcome
 import trio
 
 from nodeproxy.context import Conn, Context, Pick
+from nodeproxy.errors import FLAGS, Refused
+from nodeproxy.http.answers import answer
 from nodeproxy.http.h1 import Incoming
 from nodeproxy.http.message import RequestHead
 from nodeproxy.http.pool import Key, Upstream
@@ -39,6 +41,8 @@ from policy.model import Endpoint, Identity, Request
 
 SLICE = 500  # microseconds in each turn of the loop; without a bound others wait for tens of milliseconds
 _MOST_PAIRS = 4096
+_MOST_DENIALS = 256
+_ID = "0" * 32
 _MOST_PLANS = 4096
 _PATH_SHOWN = 256  # characters of a path in a record
 _ROUND = 64  # turns that are asked for at once
@@ -67,11 +71,12 @@ class Given(NamedTuple):
 class Plan:
     """Where one caller's requests to one destination may go."""
 
-    __slots__ = ("_names", "_turns", "native", "targets")
+    __slots__ = ("_names", "_turns", "native", "refuses", "targets")
 
     def __init__(self, native: NativePlan, targets: dict[Endpoint, Target], turns: Turns | None, names: list[str]) -> None:
         self.native = native
         self.targets = targets
+        self.refuses = False  # it was taught a refusal
         self._turns = turns
         self._names = names
         if turns is not None:
@@ -110,6 +115,7 @@ class FastLane:
         self._targets: dict[Key, Target] = {}
         self._picks: dict[int, Pick] = {}  # by the target's serial: what a call to it was decided as
         self._pairs: dict[Pair, int] = {}
+        self._denials: dict[tuple[str, str], int] = {}  # flag and detail; in the order of their numbers
         self._lent: dict[int, Upstream] = {}
         self._waiting: dict[int, tuple[trio.lowlevel.Task | None, Any]] = {}
         self._given: dict[int, Given] = {}
@@ -248,10 +254,42 @@ class FastLane:
         self.lane.learn(plan.native, target, number, head.method, path, head.host)
         return plan
 
+    def learn_refusal(self, conn: Conn, head: RequestHead, sent: bytes) -> None:
+        """Policy has refused a request: may the lane refuse such ones, in the same words?"""
+        plan = self._plan(conn)
+        if plan is None or sent != head.target or head.host is None or not isinstance(conn.route, Outward | Inward):
+            return
+        path = head.target.partition(b"?")[0]
+        request = Request(head.method.decode("latin-1"), path.decode("latin-1"))
+        if conn.route.misdirected(head.host.decode("latin-1")):
+            return
+        for endpoint, target in plan.targets.items():
+            workload = self.context.snapshot.workload(endpoint.workload)
+            if workload is None or self.context.snapshot.looks_at_headers(_caller(conn), workload, endpoint.port):
+                continue
+            refused = conn.route.refuses(endpoint, request)  # by the newest snapshot, which may be another than refused it
+            if refused is not None and (number := self._denial(refused)) >= 0:
+                self._picks.setdefault(target.serial, Pick(endpoint, workload, "", "", True))
+                self.lane.refuse(plan.native, target, number, head.method, path, head.host)
+                plan.refuses = True
+
+    def _denial(self, refused: Refused) -> int:
+        """The number of this answer, -1 when there are too many."""
+        key = (refused.flag, refused.detail)
+        number = self._denials.get(key)
+        if number is None:
+            if len(self._denials) >= _MOST_DENIALS:
+                return -1
+            whole, head = (answer(refused, False, head_only, _ID) for head_only in (False, True))
+            number = self._denials[key] = self.lane.denial(whole, len(head), head.index(_ID.encode()))
+        return number
+
     def ready(self, conn: Conn) -> Plan | None:
         """A plan for a connection that has asked nothing yet, where others have been taught before."""
         plan = self._plans.get(_key(conn))
-        return plan if plan is not None and any(target.resting for target in plan.targets.values()) else None
+        if plan is None or not (plan.refuses or any(target.resting for target in plan.targets.values())):
+            return None
+        return plan
 
     def lend(self, conn: Conn, plan: Plan, endpoint: Endpoint) -> None:
         """Lend the server connection that rests, if one does."""
@@ -322,12 +360,45 @@ class FastLane:
                 self._given[given.caller] = given
             else:
                 trio.lowlevel.reschedule(task, outcome.Value(given))
+        for refusal in lane.refusals():
+            self._record_refusal(*refusal)
         for entry in lane.log():
             self._record(*entry)
         for number in lane.gone():
             upstream = self._lent.pop(number, None)
             if upstream is not None:
                 upstream.close()
+
+    def _record_refusal(self, number: int, serial: int, denial: int, bytes_in: int, bytes_out: int, request_id: str, line: bytes) -> None:
+        """A refusal makes a record always: people ask for it by its id."""
+        conn, pick = self.context.conns.get(number), self._picks.get(serial)
+        if conn is None or pick is None:
+            return
+        method, target, _ = line.decode("latin-1").split(" ")
+        flag, detail = list(self._denials)[denial]
+        was = conn.report.record
+        record = Record(
+            kind="request",
+            direction=conn.direction,
+            started=time.time(),
+            duration=0.0,
+            source=conn.source,
+            source_address=conn.peer[0],
+            destination=pick.workload,
+            service=was.service,
+            dialled=was.dialled,
+            endpoint="",
+            protocol="http",
+            method=method,
+            path=target.partition("?")[0][:_PATH_SHOWN],
+            status=FLAGS[flag].status,
+            flag=flag,
+            detail=detail,
+            bytes_in=bytes_in,
+            bytes_out=bytes_out,
+            id=request_id,
+        )
+        self.context.sink(record)
 
     def _record(self, number: int, serial: int, micros: int, bytes_in: int, bytes_out: int, status: int, line: bytes) -> None:
         conn, pick = self.context.conns.get(number), self._picks.get(serial)

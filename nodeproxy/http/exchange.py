@@ -70,6 +70,8 @@ async def serve_requests(conn: Conn, route: Route, caller: Caller) -> None:
                 refused = Refused("internal")
             if refused is None or not await exchange.refuse(refused):
                 return
+            if exchange.lends is not None:
+                exchange.lends.refused(refused)
     finally:
         exchange.end()
 

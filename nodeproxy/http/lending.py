@@ -44,12 +44,18 @@ class Lending:
         self._socket = socket
 
     async def early(self) -> bool:
-        """Before the first request. False: the connection has ended."""
+        """Before the first request, or after a refusal. False: the connection has ended."""
         exchange = self._exchange
-        if exchange.head is not None or exchange.context.draining:
+        if exchange.context.draining:
             return True
         plan = self._lane.ready(exchange.conn)
         return plan is None or await self._carry(plan)
+
+    def refused(self, refused: Refused) -> None:
+        """The request was refused, and the connection goes on."""
+        exchange = self._exchange
+        if refused.flag in ("denied", "no-identity") and exchange.head is not None and not exchange.head.length:
+            self._lane.learn_refusal(exchange.conn, exchange.head, exchange.sent)
 
     async def lend(self) -> bool:
         """After a request. False: the connection has ended."""

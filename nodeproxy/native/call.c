@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <sys/random.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -175,6 +176,19 @@ void lane_callbacks(lane *l) {
     }
 }
 
+/* What is here already, or has ended, is looked at in the next round: who sends a hundred requests at a time does not stop the others. */
+static void come_again(lane *l, caller *c) {
+    if (c->is_again || !(held(&c->in) || c->ended || c->recalled || c->plan->generation != l->generation)) return;
+    c->is_again = true;
+    c->again = l->again;
+    l->again = c;
+}
+
+static void deadline(lane *l, caller *c, uint64_t after, const char *flag) {
+    c->deadline = l->now + after;
+    c->late = flag;
+}
+
 /* ---- a request ---- */
 
 static bool is_one_of(const head *h, const char *const *words) {
@@ -203,9 +217,41 @@ static int64_t request_body(lane *l, caller *c, const uint8_t *data, size_t size
     return c->side.gone ? -1 : taken;
 }
 
-static void deadline(lane *l, caller *c, uint64_t after, const char *flag) {
-    c->deadline = l->now + after;
-    c->late = flag;
+/* Sixteen random bytes in hexadecimal (W3C Trace Context section 3.2.2.3). False: there is no chance to be had. */
+static bool new_id(lane *l, char *id) {
+    if (l->chance_left < 16) {
+        if (getrandom(l->chance, sizeof l->chance, 0) != (ssize_t)sizeof l->chance) return false;
+        l->chance_left = sizeof l->chance;
+    }
+    l->chance_left -= 16;
+    for (uint32_t i = 0; i < 16; i++) {
+        uint8_t byte = l->chance[l->chance_left + i];
+        id[2 * i] = "0123456789abcdef"[byte >> 4];
+        id[2 * i + 1] = "0123456789abcdef"[byte & 15];
+    }
+    return true;
+}
+
+/* A request that Python has refused before is refused again, in the same words. Each refusal is told. False: nothing was done. */
+static bool deny(lane *l, caller *c, const entry *e, const target *t, const uint8_t *data, size_t head_size, bool head_only) {
+    const denial *d = &l->denials[e->denial];
+    const uint8_t *line_end = memchr(data, '\r', head_size);
+    uint32_t size = head_only ? d->head_size : d->size;
+    refusal r = {c->id, t->serial, head_size, size, e->denial, (uint32_t)(line_end - data), ""};
+    if (!new_id(l, r.id)) return false;
+    l->work.begin = l->work.end = 0;
+    if (!buffer_add(&l->work, d->answer, size) || !buffer_add(&l->refusals, &r, sizeof r) || !buffer_add(&l->refusals, data, r.text_size)) {
+        l->no_memory = true;
+        return false;
+    }
+    memcpy(l->work.at + d->id_at, r.id, ID_SIZE);
+    c->total_in += head_size;
+    c->total_out += size;
+    l->served++;
+    to_caller(l, c);
+    if (c->side.gone) return true;
+    deadline(l, c, l->set.keepalive_timeout, "");
+    return true;
 }
 
 /* A whole head is at `data`. Answers how many bytes were taken, 0 when it went up. */
@@ -215,6 +261,14 @@ static int64_t begin_call(lane *l, caller *c, const uint8_t *data, size_t size, 
     if (c->recalled || p->generation != l->generation || (has_body && is_one_of(h, NO_BODY))) return 0;
     target *t = choose(p);
     entry *e = t == NULL ? NULL : entry_find(l, p, t, h);
+    if (e != NULL && e->denial != NO_DENIAL) {
+        /* The caller's own trace id would be that of the refusal: Python reads it. */
+        bool plain = !has_body && !h->close && !h->traced;
+        if (!plain || !deny(l, c, e, t, data, (size_t)head_size, is_one_of(h, (const char *const[]){"HEAD", NULL}))) return 0;
+        chosen(l, p, t);
+        c->denied = true;
+        return head_size;
+    }
     server *s = e == NULL ? NULL : t->resting;
     if (s == NULL) {
         l->missed++;
@@ -283,6 +337,7 @@ static int64_t caller_bytes(lane *l, caller *c, const uint8_t *data, size_t size
         }
         return taken;
     }
+    if (held(&c->out)) return 0;   /* a refusal that it has not read yet: first that */
     static head h;   /* large; one loop, and nothing here calls itself */
     int64_t head_size = read_request(data, size, &l->set.head, &h);
     /* One that is not whole is seldom, and what is slow about it is not our work: Python has its deadline. */
@@ -312,6 +367,9 @@ static void caller_take(lane *l, caller *c, const uint8_t *data, size_t size) {
     if (c->held_back) {
         c->held_back = false;
         go_up(l, c, UP_REQUEST, "", "");
+    } else if (c->denied) {
+        c->denied = false;
+        come_again(l, c);
     }
 }
 
@@ -323,6 +381,7 @@ void caller_next(lane *l, caller *c) {
         return;
     }
     deadline(l, c, l->set.keepalive_timeout, "");
+    if (held(&c->out)) return;   /* refusals that it does not read: first those */
     if (held(&c->in)) {
         caller_take(l, c, NULL, 0);
         if (c->side.gone) return;
@@ -347,6 +406,7 @@ void caller_readable(lane *l, caller *c) {
         c->ended = true;
         watch(l, &c->side, c, c->side.events & ~(uint32_t)EPOLLIN);
         if (c->state < ASKED) {
+            if (held(&c->out)) return;   /* once that is sent, see come_again */
             if (held(&c->in)) go_up(l, c, UP_REQUEST, "", "");   /* Python finds out what a part of a head means */
             else go_up(l, c, UP_END, "", "");
         } else if (!c->request_done) {
@@ -364,6 +424,7 @@ void caller_writable(lane *l, caller *c) {
         return;
     }
     if (c->state == ANSWERED) deadline(l, c, l->set.idle_timeout, "idle");
+    else if (c->state == AT_REST && held(&c->out) == 0) come_again(l, c);
     server *s = c->server;
     if (s && !c->response_done && held(&c->out) <= l->set.buffer_bytes / 2) watch(l, &s->side, s, s->side.events | EPOLLIN);
     if (c->response_done && (c->request_done || c->close)) finish(l, c);
@@ -550,14 +611,7 @@ static void finish(lane *l, caller *c) {
     }
     c->state = AT_REST;
     deadline(l, c, l->set.keepalive_timeout, "");
-    if (held(&c->in) || c->ended || c->recalled || c->plan->generation != l->generation) {
-        /* Not at once: whoever sends a hundred requests at a time does not stop the others. */
-        if (!c->is_again) {
-            c->is_again = true;
-            c->again = l->again;
-            l->again = c;
-        }
-    }
+    come_again(l, c);
 }
 
 void caller_late(lane *l, caller *c) {

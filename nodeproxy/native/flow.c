@@ -55,7 +55,7 @@ entry *entry_find(lane *l, const plan *p, const target *t, const head *h) {
     return e;
 }
 
-bool entry_learn(lane *l, const plan *p, const target *t, row *r, const uint8_t *method, size_t method_size, const uint8_t *path,
+bool entry_learn(lane *l, const plan *p, const target *t, row *r, uint32_t number, const uint8_t *method, size_t method_size, const uint8_t *path,
                  size_t path_size, const uint8_t *host, size_t host_size) {
     uint8_t key[KEY_MOST];
     if (too_long(method_size, path_size, host_size)) return true;
@@ -66,9 +66,25 @@ bool entry_learn(lane *l, const plan *p, const target *t, row *r, const uint8_t 
     e->generation = l->generation;
     e->size = (uint32_t)size;
     e->row = r;
+    e->denial = number;
     memcpy(e->key, key, size);
     free(l->entries[e->hash & l->entry_mask]);
     l->entries[e->hash & l->entry_mask] = e;
+    return true;
+}
+
+bool denial_new(lane *l, const uint8_t *answer, size_t size, uint32_t head_size, uint32_t id_at) {
+    if (l->denial_count == l->denial_size) {
+        uint32_t more = l->denial_size ? l->denial_size * 2 : 16;
+        denial *grown = realloc(l->denials, more * sizeof *grown);
+        if (grown == NULL) return false;
+        l->denials = grown;
+        l->denial_size = more;
+    }
+    uint8_t *copy = malloc(size + 1);
+    if (copy == NULL) return false;
+    memcpy(copy, answer, size);
+    l->denials[l->denial_count++] = (denial){copy, (uint32_t)size, head_size, id_at};
     return true;
 }
 

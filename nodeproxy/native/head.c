@@ -59,6 +59,7 @@ static bool kind_of(const uint8_t *name, size_t size, bool request, uint8_t *kin
         if (same_word(name, size, "connection")) *kind = CONNECTION;
         else if (same_word(name, size, "keep-alive")) *kind = ENDS_HERE;
         break;
+    case 11: if (request && same_word(name, size, "traceparent")) *kind = TRACE; break;
     case 14: if (same_word(name, size, "content-length")) *kind = LENGTH; break;
     case 15: if (request && same_word(name, size, "x-forwarded-for")) *kind = FORWARDED_FOR; break;
     case 16: if (same_word(name, size, "proxy-connection")) *kind = ENDS_HERE; break;
@@ -118,6 +119,9 @@ static bool read_fields(const uint8_t *p, const uint8_t *end, bool request, uint
             break;
         case FORWARDED_PROTO:
             out->has_proto = true;
+            break;
+        case TRACE:
+            out->traced = true;
             break;
         default: break;
         }
@@ -204,7 +208,7 @@ bool write_request(buffer *out, const head *h, const uint8_t *shown, size_t show
     ok = ok && add_word(out, " HTTP/1.1\r\nhost: ") && buffer_add(out, h->host, h->host_size) && add_word(out, "\r\n");
     for (uint32_t i = 0; ok && i < h->fields; i++) {
         const field *f = &h->field[i];
-        if (f->kind == PLAIN || f->kind == FORWARDED_PROTO) ok = buffer_add(out, f->line, f->line_size + 2u);
+        if (f->kind == PLAIN || f->kind == FORWARDED_PROTO || f->kind == TRACE) ok = buffer_add(out, f->line, f->line_size + 2u);
     }
     if (!h->has_proto) ok = ok && add_word(out, "x-forwarded-proto: http\r\n");
     ok = ok && add_word(out, "x-forwarded-for: ");

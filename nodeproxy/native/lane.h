@@ -33,13 +33,13 @@ void buffer_free(buffer *b);
 
 /* ---- head.c: message heads ---- */
 typedef struct { const uint8_t *line; uint32_t line_size, name_size; const uint8_t *value; uint32_t value_size; uint8_t kind; } field;
-enum { PLAIN, HOST, LENGTH, CHUNKING, CONNECTION, FORWARDED_FOR, FORWARDED_PROTO, ENDS_HERE };
+enum { PLAIN, HOST, LENGTH, CHUNKING, CONNECTION, FORWARDED_FOR, FORWARDED_PROTO, TRACE, ENDS_HERE };
 typedef struct {
     const uint8_t *method, *target, *host, *reason;
     uint32_t method_size, target_size, path_size, host_size, reason_size, fields;
     int64_t length;          /* Content-Length; -1: none */
     int status, minor;
-    bool chunked, close, has_proto;
+    bool chunked, close, has_proto, traced;
     field field[MOST_FIELDS];
 } head;
 typedef struct { uint32_t head_bytes, header_count, path_bytes; } head_limits;
@@ -55,12 +55,19 @@ bool same_word(const uint8_t *a, size_t size, const char *word);   /* ASCII case
 typedef struct row {            /* counts for one pair of workloads, seen from one side */
     uint64_t answered[CLASSES], bucket[MOST_BOUNDS + 1], micros, bytes_in, bytes_out;
 } row;
+typedef struct denial {         /* an answer that says no; the id of each refusal is put in at id_at */
+    uint8_t *answer;
+    uint32_t size, head_size, id_at;
+} denial;
+enum { ID_SIZE = 32 };
 typedef struct entry {
     uint64_t hash;
     uint32_t generation, size;
-    struct row *row;
+    struct row *row;            /* of what is allowed */
+    uint32_t denial;            /* number of the answer, NO_DENIAL for what is allowed */
     uint8_t key[];
 } entry;
+#define NO_DENIAL UINT32_MAX
 typedef struct target {         /* one endpoint for one caller: servers at rest, and what is under way */
     struct target *next, *previous;      /* all */
     struct server *resting;     /* the one used last first */
@@ -114,7 +121,7 @@ typedef struct caller {
     uint64_t total_in, total_out;
     const char *late;                    /* the flag of running into the deadline; "": just the end */
     int status;
-    bool head_only, idempotent, has_body, request_done, response_done, chunk_request, chunk_response, close, ended, held_back, recalled;
+    bool head_only, idempotent, has_body, request_done, response_done, chunk_request, chunk_response, close, ended, held_back, recalled, denied;
 } caller;
 
 enum { UP_REQUEST, UP_END, UP_FAILED, UP_RESPONSE };
@@ -128,6 +135,12 @@ typedef struct up {
     uint64_t total_in, total_out, bytes_in, bytes_out;
     buffer data, rest;                   /* of the caller; of the server */
 } up;
+
+typedef struct refusal {                 /* one that was answered. The request line follows. */
+    uint64_t caller, target, bytes_in, bytes_out;
+    uint32_t denial, text_size;
+    char id[ID_SIZE];
+} refusal;
 
 typedef struct done {                    /* a request that is over, for the log. Its request line follows. */
     uint64_t caller, target, micros, bytes_in, bytes_out;
@@ -160,6 +173,11 @@ typedef struct lane {
     uint32_t gone_count, gone_size;
     bool logging;
     buffer log;                          /* of `done` */
+    buffer refusals;
+    denial *denials;
+    uint32_t denial_count, denial_size;
+    uint8_t chance[1024];                /* for ids */
+    uint32_t chance_left;
     buffer work;                         /* what is built to be sent at once */
     uint8_t scratch[SCRATCH];
     bool no_memory;
@@ -169,8 +187,9 @@ typedef struct lane {
 uint64_t micros_now(void);
 
 entry *entry_find(lane *l, const plan *p, const target *t, const head *h);
-bool entry_learn(lane *l, const plan *p, const target *t, row *r, const uint8_t *method, size_t method_size, const uint8_t *path,
+bool entry_learn(lane *l, const plan *p, const target *t, row *r, uint32_t number, const uint8_t *method, size_t method_size, const uint8_t *path,
                  size_t path_size, const uint8_t *host, size_t host_size);
+bool denial_new(lane *l, const uint8_t *answer, size_t size, uint32_t head_size, uint32_t id_at);   /* its number is denial_count - 1 */
 target *choose(const plan *p);
 void chosen(lane *l, plan *p, target *t);                     /* it is: the next turn begins */
 

@@ -39,6 +39,9 @@ void lane_close(lane *l) {
     free(l->gone);
     buffer_free(&l->work);
     buffer_free(&l->log);
+    buffer_free(&l->refusals);
+    for (uint32_t i = 0; i < l->denial_count; i++) free(l->denials[i].answer);
+    free(l->denials);
     if (l->epoll >= 0) close(l->epoll);
 }
 
@@ -245,7 +248,7 @@ void go_up(lane *l, caller *c, int what, const char *flag, const char *detail) {
 
 void lane_recall(lane *l, caller *c) {
     c->recalled = true;
-    if (c->state < ASKED) go_up(l, c, UP_REQUEST, "", "");
+    if (c->state < ASKED && held(&c->out) == 0) go_up(l, c, UP_REQUEST, "", "");
 }
 
 void lane_drop(lane *l, caller *c, up *left) {

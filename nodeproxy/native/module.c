@@ -288,10 +288,52 @@ static PyObject *lane_learn(LaneObject *self, PyObject *args) {
                           &host_size))
         return NULL;
     row *r = row_at(self, index);
-    if (r == NULL || !entry_learn(&self->l, ((PlanObject *)plan_)->plan, ((TargetObject *)target_)->target, r, (const uint8_t *)method,
+    if (r == NULL || !entry_learn(&self->l, ((PlanObject *)plan_)->plan, ((TargetObject *)target_)->target, r, NO_DENIAL, (const uint8_t *)method,
                                   (size_t)method_size, (const uint8_t *)path, (size_t)path_size, (const uint8_t *)host, (size_t)host_size))
         return PyErr_NoMemory();
     Py_RETURN_NONE;
+}
+
+static PyObject *lane_denial(LaneObject *self, PyObject *args) {
+    const char *answer;
+    Py_ssize_t size;
+    unsigned head_size, id_at;
+    if (!PyArg_ParseTuple(args, "y#II", &answer, &size, &head_size, &id_at)) return NULL;
+    if (head_size > (size_t)size || id_at + (size_t)ID_SIZE > head_size) return PyErr_Format(PyExc_ValueError, "the id is not in the head");
+    if (!denial_new(&self->l, (const uint8_t *)answer, (size_t)size, head_size, id_at)) return PyErr_NoMemory();
+    return PyLong_FromUnsignedLong(self->l.denial_count - 1);
+}
+
+static PyObject *lane_refuse(LaneObject *self, PyObject *args) {
+    PyObject *plan_, *target_;
+    unsigned number;
+    Py_ssize_t method_size, path_size, host_size;
+    const char *method, *path, *host;
+    if (!PyArg_ParseTuple(args, "O!O!Iy#y#y#", &PlanType, &plan_, &TargetType, &target_, &number, &method, &method_size, &path, &path_size, &host,
+                          &host_size))
+        return NULL;
+    if (number >= self->l.denial_count) return PyErr_Format(PyExc_ValueError, "no denial %u", number);
+    if (!entry_learn(&self->l, ((PlanObject *)plan_)->plan, ((TargetObject *)target_)->target, NULL, number, (const uint8_t *)method,
+                     (size_t)method_size, (const uint8_t *)path, (size_t)path_size, (const uint8_t *)host, (size_t)host_size))
+        return PyErr_NoMemory();
+    Py_RETURN_NONE;
+}
+
+static PyObject *lane_refusals(LaneObject *self, PyObject *unused) {
+    (void)unused;
+    lane *l = &self->l;
+    PyObject *list = PyList_New(0);
+    while (list != NULL && held(&l->refusals)) {
+        refusal r;
+        memcpy(&r, first(&l->refusals), sizeof r);
+        PyObject *one = Py_BuildValue("KKIKKs#y#", (unsigned long long)r.caller, (unsigned long long)r.target, r.denial,
+                                      (unsigned long long)r.bytes_in, (unsigned long long)r.bytes_out, r.id, (Py_ssize_t)ID_SIZE,
+                                      (const char *)first(&l->refusals) + sizeof r, (Py_ssize_t)r.text_size);
+        if (one == NULL || PyList_Append(list, one) < 0) Py_CLEAR(list);
+        Py_XDECREF(one);
+        buffer_take(&l->refusals, (uint32_t)(sizeof r) + r.text_size);
+    }
+    return list;
 }
 
 static PyObject *lane_carry_object(LaneObject *self, PyObject *args) {
@@ -460,7 +502,7 @@ static PyObject *lane_stats(LaneObject *self, void *closure) {
 
 static PyObject *lane_pending(LaneObject *self, void *closure) {
     (void)closure;
-    return PyBool_FromLong(self->l.up_count || self->l.gone_count || held(&self->l.log));
+    return PyBool_FromLong(self->l.up_count || self->l.gone_count || held(&self->l.log) || held(&self->l.refusals));
 }
 
 static PyObject *lane_under_way(LaneObject *self, void *closure) {
@@ -474,6 +516,9 @@ static PyMethodDef lane_methods[] = {
     {"target", (PyCFunction)lane_target, METH_NOARGS, "target() -> Target"},
     {"plan", (PyCFunction)lane_plan, METH_VARARGS, "plan(shown: bytes, groups: tuple[tuple[Target, ...], ...]) -> Plan"},
     {"learn", (PyCFunction)lane_learn, METH_VARARGS, "learn(plan, target, row, method, path, host): such a request may go there"},
+    {"denial", (PyCFunction)lane_denial, METH_VARARGS, "denial(answer, head_size, id_at) -> int: an answer that says no"},
+    {"refuse", (PyCFunction)lane_refuse, METH_VARARGS, "refuse(plan, target, denial, method, path, host): such a request is refused"},
+    {"refusals", (PyCFunction)lane_refusals, METH_NOARGS, "refusals() -> list: requests that were refused"},
     {"carry", (PyCFunction)lane_carry_object, METH_VARARGS, "carry(id, fd, plan, data) -> Carried: lend a caller's connection"},
     {"lend", (PyCFunction)lane_lend_object, METH_VARARGS, "lend(id, fd, target): lend a server's connection at rest"},
     {"reclaim", (PyCFunction)lane_reclaim_object, METH_O, "reclaim(target) -> int: a server that rests goes back; 0: none rests"},

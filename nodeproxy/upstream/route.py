@@ -101,6 +101,13 @@ class Outward:
             raise Refused("connect-failed", str(endpoint))
         return Pick(endpoint, None, "", "enableEgress", False)
 
+    def refuses(self, endpoint: Endpoint, request: Request) -> Refused | None:
+        """What a request that goes to this endpoint is refused with."""
+        snapshot = self._conn.context.snapshot
+        workload = snapshot.workload(endpoint.workload)
+        verdict = _verdict(snapshot, self._conn, endpoint, workload, request)
+        return None if verdict.allowed else denied(verdict, workload)
+
     def still_allows(self, pick: Pick, request: Request | None) -> bool:
         snapshot = self._conn.context.snapshot
         workload = snapshot.workload(pick.endpoint.workload)
@@ -143,6 +150,16 @@ class Inward:
         if self.endpoint in tried:
             raise Refused("connect-failed", str(self.endpoint))
         return Pick(self.endpoint, workload, "", rule, True, None, conn.context.snapshot.destination(*conn.dialled).protocol)
+
+    def refuses(self, endpoint: Endpoint, request: Request) -> Refused | None:
+        """What a request is refused with. `endpoint`: the only one that there is."""
+        conn = self._conn
+        snapshot = conn.context.snapshot
+        workload = snapshot.workload(conn.workload.key) or conn.workload
+        verdict = snapshot.authorize(conn.identity, workload, endpoint.port, request)
+        if verdict.allowed or (not conn.identity and snapshot.plain_rule(conn.peer[0], workload, endpoint.port)):
+            return None
+        return denied(verdict, workload)
 
     def still_allows(self, pick: Pick, request: Request | None) -> bool:
         conn = self._conn

@@ -82,6 +82,7 @@ static void clear_ups(lane *l, int *away) {
     }
     l->up_count = 0;
     l->gone_count = 0;
+    buffer_free(&l->refusals);
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
@@ -99,8 +100,11 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         p->group[0].targets = malloc(sizeof(target *));
         p->group[0].targets[0] = t;
         p->group[0].count = 1;
-        entry_learn(l, p, t, &r, (const uint8_t *)"GET", 3, (const uint8_t *)"/books", 6, (const uint8_t *)"store", 5);
-        entry_learn(l, p, t, &r, (const uint8_t *)"POST", 4, (const uint8_t *)"/books", 6, (const uint8_t *)"store", 5);
+        entry_learn(l, p, t, &r, NO_DENIAL, (const uint8_t *)"GET", 3, (const uint8_t *)"/books", 6, (const uint8_t *)"store", 5);
+        entry_learn(l, p, t, &r, NO_DENIAL, (const uint8_t *)"POST", 4, (const uint8_t *)"/books", 6, (const uint8_t *)"store", 5);
+        static const char NO[] = "HTTP/1.1 403 Forbidden\r\ncontent-length: 2\r\nx-id: 00000000000000000000000000000000\r\n\r\nno";
+        denial_new(l, (const uint8_t *)NO, sizeof NO - 1, sizeof NO - 3, 49);
+        entry_learn(l, p, t, NULL, 0, (const uint8_t *)"GET", 3, (const uint8_t *)"/admin", 6, (const uint8_t *)"store", 5);
     }
     llhttp_settings_t reads;
     llhttp_settings_init(&reads);

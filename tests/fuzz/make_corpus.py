@@ -37,6 +37,7 @@ TALKS: dict[str, list[tuple[int, bytes]]] = {
     "interim": [(CALLER, GET), (SERVER, b"HTTP/1.1 103 E\r\n\r\n" + OK)],
     "recall": [(CALLER, GET), (RECALL, b""), (SERVER, OK)],
     "tick": [(CALLER, GET), (TICK, b""), (SERVER, OK), (TICK, b"")],
+    "denied": [(CALLER, GET.replace(b"books", b"admin") * 3 + GET), (SERVER, OK)],
     "parts": [(CALLER, GET), (SERVER, OK[:10]), (SERVER, OK[10:30]), (SERVER, OK[30:])],
 }
 

@@ -367,6 +367,60 @@ def test_the_least_busy_endpoint_is_asked(place):
         assert place.heard(place.a) == OK
 
 
+def test_refusals(place):
+    no = b"HTTP/1.1 403 Forbidden\r\ncontent-length: 2\r\nx-id: %b\r\n\r\nno"
+    number = place.lane.denial(no % (b"0" * 32), len(no) - 4 + 32, no.index(b"%b"))
+    for method in (b"GET", b"HEAD", b"POST"):
+        place.lane.refuse(place.plan, place.target, number, method, b"/admin", b"store")
+    asked = GET.replace(b"books", b"admin")
+    place.a.sendall(asked + GET + asked)
+    assert place.heard(place.d) == SENT
+    place.d.sendall(OK)
+    heard = place.heard(place.a)
+    refusals = place.lane.refusals()
+    ids = [refusal[5] for refusal in refusals]
+    assert heard == no % ids[0].encode() + OK + no % ids[1].encode()
+    assert len(set(ids)) == 2
+    assert [(r[0], r[1], r[2], r[3], r[4], r[6]) for r in refusals] == [
+        (1, place.target.serial, number, len(asked), len(no) + 30, asked.partition(b"\r\n")[0])
+    ] * 2
+    place.a.sendall(asked.replace(b"GET", b"HEAD"))
+    assert place.heard(place.a).endswith(b"\r\n\r\n")
+    for goes_up in (asked[:-2] + b"traceparent: x\r\n\r\n", asked[:-2] + b"connection: close\r\n\r\n"):
+        place.a.sendall(goes_up)
+        assert place.ups() == [(1, REQUEST, "", goes_up, b"")]
+        place.carried = place.carry(1)
+    with pytest.raises(ValueError, match="the id is not in the head"):
+        place.lane.denial(no, 20, 0)
+
+
+def test_who_does_not_read_refusals_is_not_read(place):
+    no = b"HTTP/1.1 403 Forbidden\r\ncontent-length: 2\r\nx-id: %b\r\n\r\nno" % (b"0" * 32)
+    number = place.lane.denial(no, len(no) - 2, no.index(b"0" * 32))
+    place.lane.refuse(place.plan, place.target, number, b"GET", b"/admin", b"store")
+    one = GET.replace(b"books", b"admin")
+    asked = one * 100_000
+    sent = 0
+    for _ in range(3000):
+        place.turn()
+        place.lane.refusals()
+        try:
+            sent += place.a.send(asked[sent : sent + 8192])
+        except BlockingIOError:
+            break
+    assert sent < len(asked), "it was read without end"
+    place.a.shutdown(socket.SHUT_WR)
+    heard = b""
+    while more := place.heard(place.a):
+        heard += more
+    assert len(heard) % len(no) == 0
+    # The head that was cut at the end of a read went up, and the rest of the connection with it.
+    ((_, what, _, data, _),) = place.ups()
+    assert (what, one.startswith(data)) == (REQUEST, True)
+    left = len(place.caller.recv(1 << 20))
+    assert heard.count(b"HTTP/1.1 403") * len(one) + len(data) + left == sent
+
+
 def test_the_log_has_each_request(place):
     place.lane.logging = True
     for _ in range(2):
