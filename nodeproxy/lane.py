@@ -10,13 +10,18 @@ A plan says where the requests of one caller to one destination may go, and hold
 that was learned: the next request of each caller comes back. What is under way is checked against the new snapshot by proxy.py, as
 it is for all other connections (`calls`).
 
+Opaque bytes are simpler (`relay`): both connections are lent until both directions have ended, and what is told then is how, and how
+many bytes there were.
+
 One task drives the lane (`run`): it waits for the lane's descriptor as it would for any socket, and gives it no more than a slice of
 time for each turn of the loop.
 """
 
 from __future__ import annotations
 
+import sys
 import time
+from array import array
 from collections.abc import Collection, Iterator
 from typing import Any, NamedTuple
 
@@ -30,13 +35,14 @@ from nodeproxy.http.h1 import Incoming
 from nodeproxy.http.message import RequestHead
 from nodeproxy.http.pool import Key, Upstream
 from nodeproxy.limits import Limits
-from nodeproxy.native import END, FAILED, REQUEST, RESPONSE, Lane, Target
+from nodeproxy.native import DONE, END, FAILED, IDLE, LEFT_BROKEN, REQUEST, RESPONSE, RIGHT_BROKEN, Lane, Program, Relayed, Target
 from nodeproxy.native import Plan as NativePlan
 from nodeproxy.telemetry.counts import BUCKETS, Counts, CountSink, Pair
 from nodeproxy.telemetry.report import Record
 from nodeproxy.upstream.connect import forwarded_for, shown_to
 from nodeproxy.upstream.live import Turns
 from nodeproxy.upstream.route import Inward, Outward
+from policy import automaton
 from policy.model import Endpoint, Identity, Request
 
 SLICE = 500  # microseconds in each turn of the loop; without a bound others wait for tens of milliseconds
@@ -44,6 +50,8 @@ _MOST_PAIRS = 4096
 _MOST_DENIALS = 256
 _ID = "0" * 32
 _MOST_PLANS = 4096
+_MOST_PROGRAMS = 256
+_MOST_STATES = 1024
 _PATH_SHOWN = 256  # characters of a path in a record
 _ROUND = 64  # turns that are asked for at once
 
@@ -66,6 +74,33 @@ class Given(NamedTuple):
     bytes_out: int
     total_in: int
     total_out: int
+
+
+class Passed(NamedTuple):
+    """How a relay ended. See native/relay.c."""
+
+    what: int
+    left_to_right: int
+    right_to_left: int
+    error: int  # errno of the side that broke
+
+
+class _Relay:
+    """One that is under way, and what its record was told of it so far."""
+
+    __slots__ = ("left_to_right", "record", "relayed", "right_to_left", "task")
+
+    def __init__(self, relayed: Relayed, record: Record | None) -> None:
+        self.relayed = relayed
+        self.record = record
+        self.left_to_right = self.right_to_left = 0
+        self.task: trio.lowlevel.Task | None = None  # that waits for its end
+
+    def count(self, left_to_right: int, right_to_left: int) -> None:
+        if self.record is not None:
+            self.record.bytes_in += left_to_right - self.left_to_right
+            self.record.bytes_out += right_to_left - self.right_to_left
+        self.left_to_right, self.right_to_left = left_to_right, right_to_left
 
 
 class Plan:
@@ -115,10 +150,15 @@ class FastLane:
         self._targets: dict[Key, Target] = {}
         self._picks: dict[int, Pick] = {}  # by the target's serial: what a call to it was decided as
         self._pairs: dict[Pair, int] = {}
+        self._crowds: dict[str, int] = {}  # by the workload behind whose doors they are
+        self._programs: dict[tuple[str, ...], Program | None] = {}  # by patterns; they outlive snapshots
         self._denials: dict[tuple[str, str], int] = {}  # flag and detail; in the order of their numbers
         self._lent: dict[int, Upstream] = {}
         self._waiting: dict[int, tuple[trio.lowlevel.Task | None, Any]] = {}
         self._given: dict[int, Given] = {}
+        self._sleep = trio.CancelScope()  # of the task that drives the lane
+        self._relays: dict[int, _Relay] = {}
+        self._passed: dict[int, Passed] = {}
         self._ids = iter(range(1, 1 << 62))
         self.limit(context.limits)
         self.logging = False
@@ -137,11 +177,13 @@ class FastLane:
         return f"<FastLane {self.lane.stats}>"
 
     END, REQUEST, FAILED, RESPONSE = END, REQUEST, FAILED, RESPONSE
+    DONE, LEFT_BROKEN, RIGHT_BROKEN, IDLE = DONE, LEFT_BROKEN, RIGHT_BROKEN, IDLE
 
     # life
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Drive the lane until cancelled."""
+        self.lane.tick(trio.current_time())  # from here on it knows our clock
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._tick)
@@ -153,7 +195,8 @@ class FastLane:
                         self._collect()
                     if more:
                         await trio.lowlevel.checkpoint()
-                    else:
+                        continue
+                    with trio.CancelScope() as self._sleep:
                         await trio.lowlevel.wait_readable(lane.fileno())
         finally:
             for upstream in self._lent.values():
@@ -164,9 +207,11 @@ class FastLane:
         while True:
             limits = self.context.limits
             await trio.sleep(min(1.0, limits.keepalive_timeout / 4, limits.response_timeout / 4, limits.idle_timeout / 4))
-            self.lane.tick()
+            self.lane.tick(trio.current_time())
             self._collect()
             self.count()
+            for number, left_to_right, right_to_left in self.lane.moved():
+                self._relays[number].count(left_to_right, right_to_left)
 
     def limit(self, limits: Limits) -> None:
         self.lane.limit(
@@ -183,11 +228,14 @@ class FastLane:
 
     def forget(self) -> None:
         """A snapshot was published, or an endpoint failed: nothing holds that was learned."""
+        self._collect()  # what is over is recorded as what it was
         self.lane.forget()
         for plan in self._plans.values():
             if plan is not None:
                 plan.drop()
         self._plans.clear()
+        for key in [key for key, target in self._targets.items() if not (target.resting or target.in_flight)]:
+            self._picks.pop(self._targets.pop(key).serial, None)
 
     def drop_resting(self, addresses: Collection[str], workload: str) -> None:
         """Close what rests from or to these addresses, or this workload. As Pool.forget."""
@@ -319,7 +367,8 @@ class FastLane:
         self._waiting[conn.id] = (None, carried)
         try:
             if data:
-                self.lane.turn(SLICE)
+                if self.lane.turn(SLICE):
+                    self._sleep.cancel()  # no event tells of what is left to do
                 self._collect()
             given = self._given.pop(conn.id, None)
             if given is not None:
@@ -328,6 +377,7 @@ class FastLane:
             self._waiting[conn.id] = (trio.lowlevel.current_task(), carried)
 
             def abort(_: Any) -> trio.lowlevel.Abort:
+                self._waiting[conn.id] = (None, carried)  # it wakes up by itself, and only once
                 return trio.lowlevel.Abort.SUCCEEDED
 
             result: Given = await trio.lowlevel.wait_task_rescheduled(abort)
@@ -351,8 +401,54 @@ class FastLane:
         """The server's connection that came back with a response."""
         return self._lent.pop(number)
 
+    async def relay(
+        self,
+        left: trio.SocketStream,
+        right: trio.SocketStream,
+        left_held: bytes,
+        right_held: bytes,
+        idle_timeout: float,
+        record: Record | None = None,
+    ) -> Passed:
+        """Lend two connections until both have ended, one broke, or nothing moved; `held` was read from them before.
+
+        Cancelled, they come back at once, and `record` says what had passed; until then it is counted up once a second.
+        """
+        number = next(self._ids)
+        relayed = self.lane.relay(number, left.socket.fileno(), right.socket.fileno(), left_held, right_held, idle_timeout)
+        relay = self._relays[number] = _Relay(relayed, record)
+        try:
+            if self.lane.pending:
+                self._collect()
+            passed: Passed | None = self._passed.pop(number, None)
+            if passed is None:
+                relay.task = trio.lowlevel.current_task()
+
+                def abort(_: Any) -> trio.lowlevel.Abort:
+                    relay.task = None  # it wakes up by itself, and only once
+                    return trio.lowlevel.Abort.SUCCEEDED
+
+                passed = await trio.lowlevel.wait_task_rescheduled(abort)
+            else:
+                await trio.lowlevel.checkpoint()
+            return passed
+        finally:
+            del self._relays[number]
+            self._passed.pop(number, None)
+            counts = relayed.drop()
+            if counts is not None:
+                relay.count(*counts)
+
     def _collect(self) -> None:
         lane = self.lane
+        for number, *how in lane.relayed():
+            passed, relay = Passed(*how), self._relays[number]
+            relay.count(passed.left_to_right, passed.right_to_left)
+            if relay.task is None:
+                self._passed[number] = passed
+            else:
+                trio.lowlevel.reschedule(relay.task, outcome.Value(passed))
+                relay.task = None
         for told in lane.ups():
             given = _given(told)
             task, _ = self._waiting.pop(given.caller, (None, None))
@@ -455,8 +551,26 @@ class FastLane:
                 if target is None:
                     target = self._targets[key] = self.lane.target()
                 targets[endpoint] = target
-        native = self.lane.plan(forwarded_for(conn).encode(), tuple(tuple(targets[e] for e in group) for group in groups.values()))
+        crowd = self._crowds.setdefault(conn.workload.key, len(self._crowds))
+        native = self.lane.plan(
+            forwarded_for(conn).encode(),
+            tuple(tuple((targets[e], self._program(conn, e)) for e in group) for group in groups.values()),
+            crowd,
+        )
         return Plan(native, targets, turns, list(groups))
+
+    def _program(self, conn: Conn, endpoint: Endpoint) -> Program | None:
+        """Which paths are judged alike on the way to this endpoint. None: each is another, and is learned by itself."""
+        snapshot = self.context.snapshot
+        workload = snapshot.workload(endpoint.workload)
+        if workload is None:
+            return None
+        patterns = snapshot.path_patterns(_caller(conn), workload, endpoint.port)
+        if patterns not in self._programs:
+            if len(self._programs) >= _MOST_PROGRAMS:
+                self._programs.pop(next(iter(self._programs)))
+            self._programs[patterns] = _compiled(patterns)
+        return self._programs[patterns]
 
     def _groups(self, conn: Conn) -> tuple[Turns | None, dict[str, tuple[Endpoint, ...]]] | None:
         """The endpoints behind what was dialled, by backend; the turns of the backends when there are several."""
@@ -499,6 +613,18 @@ def _caller(conn: Conn) -> Identity | None:
         return conn.identity
     workload = conn.context.snapshot.workload(conn.workload.key)
     return workload.identity if workload else None
+
+
+def _compiled(patterns: tuple[str, ...]) -> Program | None:
+    made = automaton.compile(patterns, _MOST_STATES)
+    if made is None:
+        return None
+    sets = {accepts: number for number, accepts in enumerate(dict.fromkeys(made.accepts))}
+    alike = b"".join(sets[accepts].to_bytes(2, sys.byteorder) for accepts in made.accepts)
+    table = array("H", made.table)
+    if sys.byteorder == "big":
+        table.byteswap()
+    return Program(made.width, made.classes, table.tobytes(), alike)
 
 
 def _given(told: tuple[Any, ...]) -> Given:

@@ -4,15 +4,23 @@ Theory of operation: two tasks, one for each direction. When a side ends its sen
 other direction goes on. When a side breaks, both are aborted: a reset must not arrive as a clean end, or the peer would take a
 part for the whole. Memory is one chunk a direction: the next read waits until the last chunk was taken (back-pressure).
 One deadline serves both directions; it moves at most once a second, because moving it costs a heap operation.
+
+Where both streams are plain sockets and the native lane runs, it does the same in C (native/relay.c), and tells how it ended.
 """
 
 from __future__ import annotations
 
+import os
+from typing import TYPE_CHECKING
+
 import trio
 
 from nodeproxy.errors import Refused
-from nodeproxy.stream import Stream, abort
+from nodeproxy.stream import Peeked, Stream, abort
 from nodeproxy.telemetry.report import Record
+
+if TYPE_CHECKING:
+    from nodeproxy.lane import FastLane
 
 
 class _Idle:
@@ -32,13 +40,59 @@ class _Idle:
             self.scope.deadline = now + self.timeout
 
 
-async def relay(left: Stream, right: Stream, idle_timeout: float, record: Record | None = None, chunk: int = 65536) -> tuple[int, int]:
+async def relay(
+    left: Stream,
+    right: Stream,
+    idle_timeout: float,
+    record: Record | None = None,
+    chunk: int = 65536,
+    lane: FastLane | None = None,
+) -> tuple[int, int]:
     """Relay until both directions ended; answer the bytes left to right and right to left.
 
     `record` is counted up as bytes move (bytes_in: left to right), so that a cancelled relay is counted too. The streams are
     left open for their owner, but aborted when one broke. Raises Refused("idle") when nothing moved for `idle_timeout` seconds,
     Refused("client-gone") or Refused("upstream-broken") when left or right was reset.
     """
+    if lane is not None:
+        left_socket, right_socket = _plain(left), _plain(right)
+        if left_socket is not None and right_socket is not None:
+            return await _lent(lane, left, right, left_socket, right_socket, idle_timeout, record)
+    return await _relay(left, right, idle_timeout, record, chunk)
+
+
+def _plain(stream: Stream) -> trio.SocketStream | None:
+    below = stream.stream if isinstance(stream, Peeked) else stream
+    return below if isinstance(below, trio.SocketStream) else None
+
+
+def _take_held(stream: Stream) -> bytes:
+    return stream.take_held() if isinstance(stream, Peeked) else b""
+
+
+async def _lent(
+    lane: FastLane,
+    left: Stream,
+    right: Stream,
+    left_socket: trio.SocketStream,
+    right_socket: trio.SocketStream,
+    idle_timeout: float,
+    record: Record | None,
+) -> tuple[int, int]:
+    """In the native lane."""
+    passed = await lane.relay(left_socket, right_socket, _take_held(left), _take_held(right), idle_timeout, record)
+    if passed.what != lane.DONE:
+        abort(left)
+        abort(right)
+        if passed.what == lane.IDLE:
+            raise Refused("idle")
+        detail = f"socket connection broken: {OSError(passed.error, os.strerror(passed.error))}"  # as trio says it
+        raise Refused("client-gone" if passed.what == lane.LEFT_BROKEN else "upstream-broken", detail)
+    return passed.left_to_right, passed.right_to_left
+
+
+async def _relay(left: Stream, right: Stream, idle_timeout: float, record: Record | None, chunk: int) -> tuple[int, int]:
+    """In Python."""
     counts = [0, 0]
     broken: list[Refused] = []
     idle = _Idle(idle_timeout)

@@ -23,11 +23,12 @@ async def serve_tcp(conn: Conn, route: Route, upstream: Peeked | None = None, pi
     record.service = pick.service
     record.endpoint = str(pick.endpoint)
     record.rule = pick.rule
-    live = conn.context.live
+    context = conn.context
+    live = context.live
     live.began(pick.endpoint)
     ended = False
     try:
-        await relay(conn.stream, upstream, conn.context.limits.idle_timeout, record, conn.context.limits.buffer_bytes)
+        await relay(conn.stream, upstream, context.limits.idle_timeout, record, context.limits.buffer_bytes, context.lane)
         ended = True
     finally:
         live.ended(pick.endpoint)

@@ -31,7 +31,7 @@ def denied(reason: str) -> Verdict:
 class _Scope:
     """The HTTP matches of all grants with the same ports: one matcher for all of them."""
 
-    __slots__ = ("looks_at_headers", "matcher", "ports", "verdicts")
+    __slots__ = ("looks_at_headers", "matcher", "patterns", "ports", "verdicts")
 
     def __init__(self, ports: tuple[int, ...], grants: list[Grant]) -> None:
         self.ports = frozenset(ports)
@@ -43,6 +43,7 @@ class _Scope:
                 matches.append(match)
                 self.verdicts.append(verdict)
         self.matcher = Matcher(matches)
+        self.patterns = tuple(match.path_regex for match in matches if match.path_regex is not None)
         self.looks_at_headers = any(match.headers for match in matches)
 
 
@@ -87,6 +88,13 @@ class Pair:
         if on_port:
             return _DENIED["no-http-match"]
         return _DENIED["port-not-allowed" if self._streams or self._routed else "no-rule"]
+
+    def path_patterns(self, port: int) -> tuple[str, ...]:
+        """Everything that a request's path is held against; () where it does not matter."""
+        if self.stream(port) is not None:
+            return ()
+        found = [pattern for scope in self._routed if not scope.ports or port in scope.ports for pattern in scope.patterns]
+        return tuple(dict.fromkeys(found))
 
     def looks_at_headers(self, port: int) -> bool:
         return any(scope.looks_at_headers for scope in self._routed if not scope.ports or port in scope.ports)

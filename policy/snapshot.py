@@ -292,6 +292,13 @@ class Snapshot(Struct, frozen=True, dict=True):
         pair = self._authority.pair(destination.identity, source)
         return pair is not None and pair.looks_at_headers(port)
 
+    def path_patterns(self, source: Identity | None, destination: Workload, port: int) -> tuple[str, ...]:
+        """The patterns that alone decide which paths may pass between these two: paths that the same of them fit are judged alike."""
+        if source is None or self.mesh.permissive:
+            return ()
+        pair = self._authority.pair(destination.identity, source)
+        return () if pair is None else pair.path_patterns(port)
+
     def authorize_udp(self, source: Identity | None, destination: Workload, port: int) -> Verdict:
         """The same for datagrams (UDPRoute)."""
         if source is None:

@@ -152,7 +152,8 @@ class Exchange:
             raise Refused("misdirected", host.decode("latin-1"))
         through = self.shown
         if head.forwarded_for:  # another node of the mesh has said who calls already
-            through = head.forwarded_for if head.forwarded_for.endswith(through) else head.forwarded_for + b", " + through
+            last = head.forwarded_for.rpartition(b",")[2].strip(b" \t")
+            through = head.forwarded_for if last == through else head.forwarded_for + b", " + through
         head.fields.append((b"x-forwarded-for", through))
         self.sent = target.sent
         request = Request(record.method, target.path, head.fields)
@@ -327,7 +328,8 @@ class Exchange:
         record.status = response.status
         self.phase.unbounded()
         record.bytes_out += await self.caller.flush()
-        await relay(self.caller.pipe(), upstream.pipe(), self.limits.idle_timeout, record, self.limits.buffer_bytes)
+        lane = self.context.lane
+        await relay(self.caller.pipe(), upstream.pipe(), self.limits.idle_timeout, record, self.limits.buffer_bytes, lane)
         self._finish(response, reusable=False)
         return False
 

@@ -1,10 +1,39 @@
 """The compiled part of the data plane, where it was compiled: edgemesh works without it, slower."""
 
 try:
-    from nodeproxy.native._lane import END, FAILED, REQUEST, RESPONSE, Lane, Plan, Target
+    from nodeproxy.native._lane import (
+        DONE,
+        END,
+        FAILED,
+        IDLE,
+        LEFT_BROKEN,
+        REQUEST,
+        RESPONSE,
+        RIGHT_BROKEN,
+        Lane,
+        Plan,
+        Program,
+        Relayed,
+        Target,
+    )
 
     AVAILABLE = True
 except ImportError:
     AVAILABLE = False
 
-__all__ = ["AVAILABLE", "END", "FAILED", "REQUEST", "RESPONSE", "Lane", "Plan", "Target"]
+__all__ = [
+    "AVAILABLE",
+    "DONE",
+    "END",
+    "FAILED",
+    "IDLE",
+    "LEFT_BROKEN",
+    "REQUEST",
+    "RESPONSE",
+    "RIGHT_BROKEN",
+    "Lane",
+    "Plan",
+    "Program",
+    "Relayed",
+    "Target",
+]

@@ -259,8 +259,9 @@ static int64_t begin_call(lane *l, caller *c, const uint8_t *data, size_t size, 
     plan *p = c->plan;
     bool has_body = h->chunked || h->length > 0;
     if (c->recalled || p->generation != l->generation || (has_body && is_one_of(h, NO_BODY))) return 0;
-    target *t = choose(p);
-    entry *e = t == NULL ? NULL : entry_find(l, p, t, h);
+    const seat *at = choose(p);
+    entry *e = at == NULL ? NULL : entry_find(l, p, at, h);
+    target *t = at == NULL ? NULL : at->target;
     if (e != NULL && e->denial != NO_DENIAL) {
         /* The caller's own trace id would be that of the refusal: Python reads it. */
         bool plain = !has_body && !h->close && !h->traced;

@@ -219,7 +219,10 @@ bool write_request(buffer *out, const head *h, const uint8_t *shown, size_t show
         if (any) ok = add_word(out, ", ");
         ok = ok && buffer_add(out, f->value, f->value_size);
         any = any || f->value_size > 0;
-        told = f->value_size >= shown_size && memcmp(f->value + f->value_size - shown_size, shown, shown_size) == 0;
+        const uint8_t *last = f->value + f->value_size;   /* the last element of the list: who sent it on before us */
+        while (last > f->value && last[-1] != ',') last--;
+        while (last < f->value + f->value_size && (*last == ' ' || *last == '\t')) last++;
+        told = (size_t)(f->value + f->value_size - last) == shown_size && memcmp(last, shown, shown_size) == 0;
     }
     if (!told) {
         if (any) ok = ok && add_word(out, ", ");

@@ -6,7 +6,7 @@
  * was answered. So every rule of HTTP that is not plain, and every error that a caller is told, is Python's.
  *
  * One epoll descriptor, no threads, no Python objects. Files: buffer.c bytes; head.c one message head; flow.c decisions; call.c the
- * journey of one call; loop.c events, time and what goes up; module.c the door to Python.
+ * journey of one call; relay.c opaque bytes; loop.c events, time and what goes up; module.c the door to Python.
  */
 #ifndef EDGEMESH_LANE_H
 #define EDGEMESH_LANE_H
@@ -18,9 +18,11 @@
 #include "llhttp/llhttp.h"
 
 #define SCRATCH 65536u     /* read at once */
+#define SPARE_PIPES 8u     /* that are kept for the next relay that needs one */
 #define MOST_FIELDS 256u   /* of one head, whatever the limits say */
 #define CLASSES 6          /* of status: 1xx to 5xx, and 0 for none */
 #define MOST_BOUNDS 24     /* buckets of durations */
+#define CROWDS 1024u       /* shares of the lane: one for each workload that calls; more of them share */
 
 /* ---- buffer.c: bytes that wait. An empty one owns no memory. ---- */
 typedef struct { uint8_t *at; uint32_t begin, end, size; } buffer;
@@ -75,10 +77,17 @@ typedef struct target {         /* one endpoint for one caller: servers at rest,
     uint64_t chosen;            /* when: of those that are equally busy, the one chosen longest ago is next */
     uint32_t in_flight, rests, users;
 } target;
-typedef struct group { target **targets; uint32_t count; } group;   /* the endpoints of one backend */
+typedef struct program {        /* which paths are alike for the rules: policy/automaton.py */
+    uint32_t users, states, width;
+    uint8_t classes[256];
+    uint16_t *next;             /* state * width + class */
+    uint16_t *alike;            /* by state: the same number for states that the same patterns fit */
+} program;
+typedef struct seat { target *target; program *program; } seat;     /* program NULL: each path is another */
+typedef struct group { seat *seats; uint32_t count; } group;        /* the endpoints of one backend */
 typedef struct plan {           /* where the requests of one caller to one destination may go */
     uint64_t serial;
-    uint32_t generation, groups, users;
+    uint32_t generation, groups, users, crowd;
     group *group;
     uint8_t *turns;             /* groups in the order of a round; empty: the first */
     uint32_t turn_count, turn;
@@ -88,7 +97,7 @@ typedef struct plan {           /* where the requests of one caller to one desti
 
 /* ---- call.c and loop.c ---- */
 typedef struct { uint8_t kind; bool gone, absent; int fd; uint32_t events; } side;   /* absent: not in the epoll set for now */
-enum { CALLER, SERVER };
+enum { CALLER, SERVER, RELAYED };
 enum { AT_REST, ASKED, ANSWERED };                   /* of a caller */
 
 typedef struct server {
@@ -147,6 +156,28 @@ typedef struct done {                    /* a request that is over, for the log.
     uint32_t status, text_size;
 } done;
 
+/* ---- relay.c: opaque bytes between two sockets ---- */
+enum { LEFT, RIGHT };                                /* the caller's; the server's */
+enum { RELAY_DONE, LEFT_BROKEN, RIGHT_BROKEN, RELAY_IDLE };
+typedef struct half {                /* one end, and what waits to go there */
+    side side;
+    struct relay *relay;
+    buffer waiting;                      /* to be sent to it */
+    int pipe[2];                         /* likewise, where bytes come fast; -1: none */
+    uint32_t piped;
+    uint64_t passed;                     /* bytes that went to it */
+    bool ended, told, fast, never_fast;  /* ended: it sends no more; told: that the other one does not */
+} half;
+typedef struct relay {
+    half half[2];
+    uint64_t id;
+    struct relay **handle;               /* set to NULL when it has left the lane */
+    struct relay *next, *previous;
+    uint64_t since, idle;                /* when bytes moved last, by relay_clock */
+    bool moved;                          /* since Python asked */
+} relay;
+typedef struct relayed { uint64_t id, left_to_right, right_to_left; int what, error; } relayed;
+
 typedef struct settings {
     head_limits head;
     uint32_t buffer_bytes, rest_per_target;
@@ -171,7 +202,14 @@ typedef struct lane {
     uint32_t up_count, up_size;
     uint64_t *gone;                      /* servers that Python may close */
     uint32_t gone_count, gone_size;
+    relay *first_relay, *dead_relays;
+    relayed *relayed;                    /* relays that are over */
+    uint32_t relays, relayed_count, relayed_size, pipes, spare_pipes;
+    int spare_pipe[SPARE_PIPES][2];
+    uint64_t skew;                       /* from our clock to the one that relays are timed by: a test's may leap */
     bool logging;
+    uint8_t share[CROWDS];               /* events that were handled in this round */
+    uint32_t next_event;                 /* with which of its events a round begins */
     buffer log;                          /* of `done` */
     buffer refusals;
     denial *denials;
@@ -186,15 +224,18 @@ typedef struct lane {
 
 uint64_t micros_now(void);
 
-entry *entry_find(lane *l, const plan *p, const target *t, const head *h);
-bool entry_learn(lane *l, const plan *p, const target *t, row *r, uint32_t number, const uint8_t *method, size_t method_size, const uint8_t *path,
+entry *entry_find(lane *l, const plan *p, const seat *s, const head *h);
+bool entry_learn(lane *l, const plan *p, const seat *s, row *r, uint32_t number, const uint8_t *method, size_t method_size, const uint8_t *path,
                  size_t path_size, const uint8_t *host, size_t host_size);
 bool denial_new(lane *l, const uint8_t *answer, size_t size, uint32_t head_size, uint32_t id_at);   /* its number is denial_count - 1 */
-target *choose(const plan *p);
+const seat *choose(const plan *p);
+program *program_new(uint32_t states, uint32_t width, const uint8_t *classes, const uint8_t *next, const uint8_t *alike);
+void program_free(program *g);                                /* one user less */
+const seat *seat_of(const plan *p, const target *t);
 void chosen(lane *l, plan *p, target *t);                     /* it is: the next turn begins */
 
 plan *plan_new(lane *l, const uint8_t *shown, size_t shown_size, uint32_t groups);
-void plan_free(plan *p);                                      /* one user less */
+void plan_free(lane *l, plan *p);                                      /* one user less */
 target *target_new(lane *l);
 void target_free(lane *l, target *t);                         /* one user less */
 
@@ -220,4 +261,14 @@ void watch(lane *l, side *s, void *owner, uint32_t events);
 void server_close(lane *l, server *s);
 void server_rest(lane *l, server *s);
 void server_unrest(server *s);
+bool enter(lane *l, side *s, void *owner);
+void leave(lane *l, side *s);
+
+/* What was read of `left` before is first_bytes[LEFT]. False: errno says why. */
+bool lane_relay(lane *l, uint64_t id, const int fd[2], const buffer first_bytes[2], uint64_t idle, relay **handle);
+void relay_drop(lane *l, relay *r);                           /* now */
+void relay_event(lane *l, half *e, uint32_t events);
+void relays_tick(lane *l);
+void relay_pipes_close(lane *l);
+static inline uint64_t relay_clock(const lane *l) { return l->now + l->skew; }
 #endif

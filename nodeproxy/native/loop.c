@@ -8,7 +8,8 @@
 
 #include "lane.h"
 
-#define EVENTS 64
+#define EVENTS 256
+#define SHARE 16            /* events of one crowd in a round, while others wait */
 #define ENTRIES 8192u
 
 uint64_t micros_now(void) {
@@ -27,8 +28,13 @@ bool lane_open(lane *l) {
     return l->entries != NULL && l->epoll >= 0;
 }
 
+static void sweep_dead(lane *l);
+
 /* Everything that was carried has been dropped by Python before. */
 void lane_close(lane *l) {
+    sweep_dead(l);
+    relay_pipes_close(l);
+    free(l->relayed);
     for (uint32_t i = 0; l->entries != NULL && i < ENTRIES; i++) free(l->entries[i]);
     free(l->entries);
     for (uint32_t i = 0; i < l->up_count; i++) {
@@ -53,13 +59,13 @@ void watch(lane *l, side *s, void *owner, uint32_t events) {
     s->events = events;
 }
 
-static bool enter(lane *l, side *s, void *owner) {
+bool enter(lane *l, side *s, void *owner) {
     struct epoll_event e = {.events = EPOLLIN, .data.ptr = owner};
     s->events = EPOLLIN;
     return epoll_ctl(l->epoll, EPOLL_CTL_ADD, s->fd, &e) == 0;
 }
 
-static void leave(lane *l, side *s) {
+void leave(lane *l, side *s) {
     if (!s->absent) epoll_ctl(l->epoll, EPOLL_CTL_DEL, s->fd, NULL);
     s->gone = true;
 }
@@ -228,7 +234,7 @@ static void bury_caller(lane *l, caller *c) {
     if (c->previous != NULL) c->previous->next = c->next;
     else l->first_caller = c->next;
     *c->handle = NULL;
-    plan_free(c->plan);
+    plan_free(l, c->plan);
     l->callers--;
     c->next = l->dead_callers;
     l->dead_callers = c;
@@ -261,7 +267,9 @@ void lane_drop(lane *l, caller *c, up *left) {
 static void handle(lane *l, void *owner, uint32_t events) {
     side *s = owner;
     if (s->gone) return;
-    if (s->kind == CALLER) {
+    if (s->kind == RELAYED) {
+        relay_event(l, owner, events);
+    } else if (s->kind == CALLER) {
         caller *c = owner;
         if (events & EPOLLOUT) caller_writable(l, c);
         if (s->gone) return;
@@ -286,6 +294,44 @@ static void handle(lane *l, void *owner, uint32_t events) {
     }
 }
 
+/* Whose work an event is: that of the workload behind whose door the caller is; a relay has a share of its own. */
+static uint32_t crowd_of(const side *s) {
+    if (s->kind == RELAYED) return CROWDS / 2 + (uint32_t)s->fd % (CROWDS / 2);
+    const caller *c = s->kind == CALLER ? (const caller *)s : ((const server *)s)->caller;
+    return c == NULL ? 0 : c->plan->crowd % (CROWDS / 2);
+}
+
+/* One round of events. Where several are at work each gets a share of the round, and what is beyond it comes again: so one that floods
+ * does not make the others wait for more than its share. When the time is up the next round begins with those who are left: the kernel
+ * takes turns only among more than it can tell at once. */
+static void handle_round(lane *l, const struct epoll_event *events, int count, uint64_t end) {
+    bool several = false;
+    uint32_t only = crowd_of(events[0].data.ptr);
+    for (int i = 1; i < count && !several; i++) several = crowd_of(events[i].data.ptr) != only;
+    if (several) memset(l->share, 0, sizeof l->share);
+    uint32_t first_of_all = l->next_event;
+    l->next_event = 0;
+    for (int i = 0; i < count; i++) {
+        const struct epoll_event *event = &events[(first_of_all + (uint32_t)i) % (uint32_t)count];
+        side *s = event->data.ptr;
+        if (s->gone) continue;
+        if (several) {
+            uint8_t *share = &l->share[crowd_of(s)];
+            if (*share >= SHARE) continue;
+            ++*share;
+        }
+        bool long_one = s->kind == RELAYED;
+        handle(l, s, event->events);
+        if ((i & 7) == 7 || long_one) {
+            l->now = micros_now();
+            if (l->now >= end) {
+                l->next_event = (first_of_all + (uint32_t)i + 1) % (uint32_t)count;
+                return;
+            }
+        }
+    }
+}
+
 static void sweep_dead(lane *l) {
     while (l->dead_callers != NULL) {
         caller *c = l->dead_callers;
@@ -302,6 +348,29 @@ static void sweep_dead(lane *l) {
         l->dead_servers = s->next;
         free(s);
     }
+    while (l->dead_relays != NULL) {
+        relay *r = l->dead_relays;
+        l->dead_relays = r->next;
+        free(r);
+    }
+}
+
+/* Those whose next bytes are here already: what they have pipelined waits in the order of its coming. */
+static void again_round(lane *l, bool others) {
+    caller *c = l->again;
+    l->again = NULL;
+    for (int i = 0; c != NULL && !(others && i == SHARE); i++) {
+        caller *next = c->again;
+        c->is_again = false;
+        c->again = NULL;
+        if (!c->side.gone) caller_next(l, c);
+        c = next;
+    }
+    if (c == NULL) return;
+    caller *last = c;   /* those who have waited come before those who come back now */
+    while (last->again != NULL) last = last->again;
+    last->again = l->again;
+    l->again = c;
 }
 
 bool lane_turn(lane *l, uint64_t budget) {
@@ -312,22 +381,8 @@ bool lane_turn(lane *l, uint64_t budget) {
         struct epoll_event events[EVENTS];
         int count = epoll_wait(l->epoll, events, EVENTS, 0);
         if (count < 0) count = 0;
-        for (int i = 0; i < count; i++) {
-            handle(l, events[i].data.ptr, events[i].events);
-            if ((i & 7) == 7) {
-                l->now = micros_now();
-                if (l->now >= end) break;
-            }
-        }
-        caller *again = l->again;
-        l->again = NULL;
-        while (again != NULL) {
-            caller *c = again;
-            again = c->again;
-            c->is_again = false;
-            c->again = NULL;
-            if (!c->side.gone) caller_next(l, c);
-        }
+        if (count > 0) handle_round(l, events, count, end);
+        again_round(l, count > 0);
         sweep_dead(l);
         more = count > 0 || l->again != NULL;
         l->now = micros_now();
@@ -351,5 +406,6 @@ void lane_tick(lane *l) {
         }
         target_free(l, t);
     }
+    relays_tick(l);
     sweep_dead(l);
 }

@@ -8,8 +8,11 @@ typedef struct { PyObject_HEAD lane l; row **rows; Py_ssize_t row_count; bool op
 typedef struct { PyObject_HEAD LaneObject *lane; target *target; } TargetObject;
 typedef struct { PyObject_HEAD LaneObject *lane; plan *plan; } PlanObject;
 typedef struct { PyObject_HEAD LaneObject *lane; caller *caller; } CarriedObject;
+typedef struct { PyObject_HEAD LaneObject *lane; relay *relay; } RelayedObject;
 
-static PyTypeObject TargetType, PlanType, CarriedType;
+typedef struct { PyObject_HEAD program *program; } ProgramObject;
+
+static PyTypeObject TargetType, PlanType, CarriedType, RelayedType, ProgramType;
 
 static uint64_t micros(double seconds) { return seconds <= 0 ? 0 : (uint64_t)(seconds * 1e6); }
 
@@ -55,7 +58,7 @@ static PyTypeObject TargetType = {
 };
 
 static void plan_dealloc(PlanObject *self) {
-    if (self->plan != NULL) plan_free(self->plan);
+    if (self->plan != NULL) plan_free(&self->lane->l, self->plan);
     Py_XDECREF(self->lane);
     Py_TYPE(self)->tp_free((PyObject *)self);
 }
@@ -102,6 +105,40 @@ static PyTypeObject PlanType = {
     .tp_doc = "Where the requests of one caller to one destination may go.",
     .tp_methods = plan_methods,
     .tp_getset = plan_getset,
+};
+
+static void program_dealloc(ProgramObject *self) {
+    if (self->program != NULL) program_free(self->program);
+    Py_TYPE(self)->tp_free((PyObject *)self);
+}
+
+static PyObject *program_new_object(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
+    (void)kwargs;
+    const char *classes, *next, *alike;
+    Py_ssize_t classes_size, next_size, alike_size;
+    unsigned width;
+    if (!PyArg_ParseTuple(args, "Iy#y#y#", &width, &classes, &classes_size, &next, &next_size, &alike, &alike_size)) return NULL;
+    Py_ssize_t states = alike_size / 2;
+    if (classes_size != 256 || width == 0 || width > 256 || states == 0 || states > 65535 || alike_size != 2 * states ||
+        next_size != 2 * states * (Py_ssize_t)width)
+        return PyErr_Format(PyExc_ValueError, "tables of other sizes than they say");
+    ProgramObject *self = (ProgramObject *)type->tp_alloc(type, 0);
+    if (self == NULL) return NULL;
+    self->program = program_new((uint32_t)states, width, (const uint8_t *)classes, (const uint8_t *)next, (const uint8_t *)alike);
+    if (self->program == NULL) {
+        Py_DECREF(self);
+        return PyErr_Format(PyExc_ValueError, "an arrow to no state, or a class that is none");
+    }
+    return (PyObject *)self;
+}
+
+static PyTypeObject ProgramType = {
+    PyVarObject_HEAD_INIT(NULL, 0).tp_name = "nodeproxy.native._lane.Program",
+    .tp_basicsize = sizeof(ProgramObject),
+    .tp_new = program_new_object,
+    .tp_dealloc = (destructor)program_dealloc,
+    .tp_flags = Py_TPFLAGS_DEFAULT,
+    .tp_doc = "Program(width, classes, next, alike): which paths are alike (policy.automaton), 16-bit numbers in the machine's order.",
 };
 
 /* ---- a caller that is carried ---- */
@@ -161,6 +198,47 @@ static PyTypeObject CarriedType = {
     .tp_doc = "A caller's connection while the lane has it.",
     .tp_methods = carried_methods,
     .tp_getset = carried_getset,
+};
+
+/* ---- a relay ---- */
+
+static void relayed_dealloc(RelayedObject *self) {
+    if (self->relay != NULL) relay_drop(&self->lane->l, self->relay);
+    Py_XDECREF(self->lane);
+    Py_TYPE(self)->tp_free((PyObject *)self);
+}
+
+static PyObject *relayed_counts(RelayedObject *self, void *closure) {
+    (void)closure;
+    const relay *r = self->relay;
+    if (r == NULL) Py_RETURN_NONE;
+    return Py_BuildValue("KK", (unsigned long long)r->half[RIGHT].passed, (unsigned long long)r->half[LEFT].passed);
+}
+
+static PyObject *relayed_drop(RelayedObject *self, PyObject *unused) {
+    (void)unused;
+    PyObject *counts = relayed_counts(self, NULL);
+    if (self->relay != NULL && counts != NULL) relay_drop(&self->lane->l, self->relay);
+    return counts;
+}
+
+static PyMethodDef relayed_methods[] = {
+    {"drop", (PyCFunction)relayed_drop, METH_NOARGS, "drop(): it is out at once; answers its counts, or None when it was over"},
+    {0},
+};
+static PyGetSetDef relayed_getset[] = {
+    {"counts", (getter)relayed_counts, NULL, "bytes left to right and right to left; None: it is over", NULL},
+    {0},
+};
+
+static PyTypeObject RelayedType = {
+    PyVarObject_HEAD_INIT(NULL, 0).tp_name = "nodeproxy.native._lane.Relayed",
+    .tp_basicsize = sizeof(RelayedObject),
+    .tp_dealloc = (destructor)relayed_dealloc,
+    .tp_flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_DISALLOW_INSTANTIATION,
+    .tp_doc = "Two connections while the lane passes bytes between them.",
+    .tp_methods = relayed_methods,
+    .tp_getset = relayed_getset,
 };
 
 /* ---- the lane ---- */
@@ -237,7 +315,8 @@ static PyObject *lane_plan(LaneObject *self, PyObject *args) {
     const char *shown;
     Py_ssize_t shown_size;
     PyObject *groups;
-    if (!PyArg_ParseTuple(args, "y#O!", &shown, &shown_size, &PyTuple_Type, &groups)) return NULL;
+    unsigned crowd = 0;
+    if (!PyArg_ParseTuple(args, "y#O!|I", &shown, &shown_size, &PyTuple_Type, &groups, &crowd)) return NULL;
     if (PyTuple_GET_SIZE(groups) > 255) return PyErr_Format(PyExc_ValueError, "more than 255 groups");
     PlanObject *made = PyObject_New(PlanObject, &PlanType);
     if (made == NULL) return NULL;
@@ -247,24 +326,35 @@ static PyObject *lane_plan(LaneObject *self, PyObject *args) {
         Py_DECREF(made);
         return PyErr_NoMemory();
     }
+    made->plan->crowd = crowd;
     for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(groups); i++) {
         PyObject *targets = PyTuple_GET_ITEM(groups, i);
         if (!PyTuple_Check(targets)) goto wrong;
         Py_ssize_t count = PyTuple_GET_SIZE(targets);
         group *g = &made->plan->group[i];
-        g->targets = calloc((size_t)count + 1, sizeof *g->targets);
-        if (g->targets == NULL) goto wrong;
+        g->seats = calloc((size_t)count + 1, sizeof *g->seats);
+        if (g->seats == NULL) goto wrong;
         for (Py_ssize_t j = 0; j < count; j++) {
-            PyObject *one = PyTuple_GET_ITEM(targets, j);
-            if (Py_TYPE(one) != &TargetType) goto wrong;
-            g->targets[j] = ((TargetObject *)one)->target;
+            PyObject *target_, *program_;
+            if (!PyTuple_Check(PyTuple_GET_ITEM(targets, j))) goto wrong;
+            if (!PyArg_ParseTuple(PyTuple_GET_ITEM(targets, j), "O!O", &TargetType, &target_, &program_)) {
+                Py_DECREF(made);
+                return NULL;
+            }
+            if (program_ != Py_None && Py_TYPE(program_) != &ProgramType) goto wrong;
+            g->seats[j].target = ((TargetObject *)target_)->target;
+            g->seats[j].target->users++;
+            if (program_ != Py_None) {
+                g->seats[j].program = ((ProgramObject *)program_)->program;
+                g->seats[j].program->users++;
+            }
+            g->count = (uint32_t)j + 1;
         }
-        g->count = (uint32_t)count;
     }
     return (PyObject *)made;
 wrong:
     Py_DECREF(made);
-    return PyErr_Format(PyExc_TypeError, "groups are tuples of Target");
+    return PyErr_Format(PyExc_TypeError, "groups are tuples of (Target, Program or None)");
 }
 
 static row *row_at(LaneObject *self, Py_ssize_t index) {
@@ -288,7 +378,9 @@ static PyObject *lane_learn(LaneObject *self, PyObject *args) {
                           &host_size))
         return NULL;
     row *r = row_at(self, index);
-    if (r == NULL || !entry_learn(&self->l, ((PlanObject *)plan_)->plan, ((TargetObject *)target_)->target, r, NO_DENIAL, (const uint8_t *)method,
+    const seat *at = seat_of(((PlanObject *)plan_)->plan, ((TargetObject *)target_)->target);
+    if (at == NULL) return PyErr_Format(PyExc_ValueError, "the target is not of this plan");
+    if (r == NULL || !entry_learn(&self->l, ((PlanObject *)plan_)->plan, at, r, NO_DENIAL, (const uint8_t *)method,
                                   (size_t)method_size, (const uint8_t *)path, (size_t)path_size, (const uint8_t *)host, (size_t)host_size))
         return PyErr_NoMemory();
     Py_RETURN_NONE;
@@ -313,7 +405,9 @@ static PyObject *lane_refuse(LaneObject *self, PyObject *args) {
                           &host_size))
         return NULL;
     if (number >= self->l.denial_count) return PyErr_Format(PyExc_ValueError, "no denial %u", number);
-    if (!entry_learn(&self->l, ((PlanObject *)plan_)->plan, ((TargetObject *)target_)->target, NULL, number, (const uint8_t *)method,
+    const seat *at = seat_of(((PlanObject *)plan_)->plan, ((TargetObject *)target_)->target);
+    if (at == NULL) return PyErr_Format(PyExc_ValueError, "the target is not of this plan");
+    if (!entry_learn(&self->l, ((PlanObject *)plan_)->plan, at, NULL, number, (const uint8_t *)method,
                      (size_t)method_size, (const uint8_t *)path, (size_t)path_size, (const uint8_t *)host, (size_t)host_size))
         return PyErr_NoMemory();
     Py_RETURN_NONE;
@@ -354,6 +448,31 @@ static PyObject *lane_carry_object(LaneObject *self, PyObject *args) {
     return (PyObject *)made;
 }
 
+static PyObject *lane_relay_object(LaneObject *self, PyObject *args) {
+    unsigned long long id;
+    int fd[2];
+    char *data[2];
+    Py_ssize_t size[2];
+    double idle;
+    if (!PyArg_ParseTuple(args, "Kiiy#y#d", &id, &fd[LEFT], &fd[RIGHT], &data[LEFT], &size[LEFT], &data[RIGHT], &size[RIGHT], &idle))
+        return NULL;
+    buffer given[2];
+    for (int i = LEFT; i <= RIGHT; i++) {
+        if (size[i] > (Py_ssize_t)(16u << 20)) return PyErr_Format(PyExc_ValueError, "%zd bytes were read before", size[i]);
+        given[i] = (buffer){(uint8_t *)data[i], 0, (uint32_t)size[i], (uint32_t)size[i]};   /* read only */
+    }
+    RelayedObject *made = PyObject_New(RelayedObject, &RelayedType);
+    if (made == NULL) return NULL;
+    made->lane = (LaneObject *)Py_NewRef(self);
+    made->relay = NULL;
+    if (!lane_relay(&self->l, id, fd, given, micros(idle), &made->relay)) {
+        PyErr_SetFromErrno(PyExc_OSError);
+        Py_DECREF(made);
+        return NULL;
+    }
+    return (PyObject *)made;
+}
+
 static PyObject *lane_lend_object(LaneObject *self, PyObject *args) {
     unsigned long long id;
     int fd;
@@ -387,8 +506,10 @@ static PyObject *lane_turn_object(LaneObject *self, PyObject *args) {
     return PyBool_FromLong(more);
 }
 
-static PyObject *lane_tick_object(LaneObject *self, PyObject *unused) {
-    (void)unused;
+static PyObject *lane_tick_object(LaneObject *self, PyObject *args) {
+    double now = -1;
+    if (!PyArg_ParseTuple(args, "|d", &now)) return NULL;
+    if (now >= 0) self->l.skew = micros(now) - micros_now();
     lane_tick(&self->l);
     Py_RETURN_NONE;
 }
@@ -415,6 +536,39 @@ static PyObject *lane_ups(LaneObject *self, PyObject *unused) {
         PyList_SET_ITEM(list, i, one);
     }
     l->up_count = 0;
+    return list;
+}
+
+/* (id, what, bytes left to right, bytes right to left, errno) */
+static PyObject *lane_relayed(LaneObject *self, PyObject *unused) {
+    (void)unused;
+    lane *l = &self->l;
+    PyObject *list = PyList_New(l->relayed_count);
+    for (uint32_t i = 0; list != NULL && i < l->relayed_count; i++) {
+        const relayed *r = &l->relayed[i];
+        PyObject *one = Py_BuildValue("KiKKi", (unsigned long long)r->id, r->what, (unsigned long long)r->left_to_right,
+                                      (unsigned long long)r->right_to_left, r->error);
+        if (one == NULL) {
+            Py_DECREF(list);
+            return NULL;
+        }
+        PyList_SET_ITEM(list, i, one);
+    }
+    if (list != NULL) l->relayed_count = 0;
+    return list;
+}
+
+static PyObject *lane_moved(LaneObject *self, PyObject *unused) {
+    (void)unused;
+    PyObject *list = PyList_New(0);
+    for (relay *r = self->l.first_relay; list != NULL && r != NULL; r = r->next) {
+        if (!r->moved) continue;
+        r->moved = false;
+        PyObject *one = Py_BuildValue("KKK", (unsigned long long)r->id, (unsigned long long)r->half[RIGHT].passed,
+                                      (unsigned long long)r->half[LEFT].passed);
+        if (one == NULL || PyList_Append(list, one) < 0) Py_CLEAR(list);
+        Py_XDECREF(one);
+    }
     return list;
 }
 
@@ -496,13 +650,14 @@ static int lane_set_logging(LaneObject *self, PyObject *value, void *closure) {
 static PyObject *lane_stats(LaneObject *self, void *closure) {
     (void)closure;
     lane *l = &self->l;
-    return Py_BuildValue("{sIsIsIsKsK}", "callers", l->callers, "calls", l->calls, "servers", l->servers, "served", (unsigned long long)l->served,
-                         "missed", (unsigned long long)l->missed);
+    return Py_BuildValue("{sIsIsIsIsKsK}", "callers", l->callers, "calls", l->calls, "servers", l->servers, "relays", l->relays, "served",
+                         (unsigned long long)l->served, "missed", (unsigned long long)l->missed);
 }
 
 static PyObject *lane_pending(LaneObject *self, void *closure) {
     (void)closure;
-    return PyBool_FromLong(self->l.up_count || self->l.gone_count || held(&self->l.log) || held(&self->l.refusals));
+    lane *l = &self->l;
+    return PyBool_FromLong(l->up_count || l->gone_count || l->relayed_count || held(&l->log) || held(&l->refusals));
 }
 
 static PyObject *lane_under_way(LaneObject *self, void *closure) {
@@ -514,19 +669,22 @@ static PyMethodDef lane_methods[] = {
     {"limit", (PyCFunction)(void (*)(void))lane_limit, METH_VARARGS | METH_KEYWORDS, "limit(*, ...): bounds, in bytes and seconds"},
     {"fileno", (PyCFunction)lane_fileno, METH_NOARGS, "fileno(): readable when there is something to do"},
     {"target", (PyCFunction)lane_target, METH_NOARGS, "target() -> Target"},
-    {"plan", (PyCFunction)lane_plan, METH_VARARGS, "plan(shown: bytes, groups: tuple[tuple[Target, ...], ...]) -> Plan"},
+    {"plan", (PyCFunction)lane_plan, METH_VARARGS, "plan(shown, groups, crowd=0) -> Plan"},
     {"learn", (PyCFunction)lane_learn, METH_VARARGS, "learn(plan, target, row, method, path, host): such a request may go there"},
     {"denial", (PyCFunction)lane_denial, METH_VARARGS, "denial(answer, head_size, id_at) -> int: an answer that says no"},
     {"refuse", (PyCFunction)lane_refuse, METH_VARARGS, "refuse(plan, target, denial, method, path, host): such a request is refused"},
     {"refusals", (PyCFunction)lane_refusals, METH_NOARGS, "refusals() -> list: requests that were refused"},
     {"carry", (PyCFunction)lane_carry_object, METH_VARARGS, "carry(id, fd, plan, data) -> Carried: lend a caller's connection"},
+    {"relay", (PyCFunction)lane_relay_object, METH_VARARGS, "relay(id, left, right, read of left, read of right, idle seconds) -> Relayed"},
     {"lend", (PyCFunction)lane_lend_object, METH_VARARGS, "lend(id, fd, target): lend a server's connection at rest"},
     {"reclaim", (PyCFunction)lane_reclaim_object, METH_O, "reclaim(target) -> int: a server that rests goes back; 0: none rests"},
     {"clear", (PyCFunction)lane_clear, METH_O, "clear(target): close what rests for it"},
     {"turn", (PyCFunction)lane_turn_object, METH_VARARGS, "turn(microseconds) -> bool: work; is there more?"},
-    {"tick", (PyCFunction)lane_tick_object, METH_NOARGS, "tick(): look at the clock, once a second"},
+    {"tick", (PyCFunction)lane_tick_object, METH_VARARGS, "tick([now]): look at the clock, once a second; `now`: by the one that times relays"},
     {"forget", (PyCFunction)lane_forget, METH_NOARGS, "forget(): all plans and what was learned are stale"},
     {"ups", (PyCFunction)lane_ups, METH_NOARGS, "ups() -> list: callers that have left"},
+    {"relayed", (PyCFunction)lane_relayed, METH_NOARGS, "relayed() -> list: relays that are over, and why"},
+    {"moved", (PyCFunction)lane_moved, METH_NOARGS, "moved() -> list: relays that moved bytes since the last time, and their counts"},
     {"gone", (PyCFunction)lane_gone, METH_NOARGS, "gone() -> list: servers that may be closed"},
     {"log", (PyCFunction)lane_log, METH_NOARGS, "log() -> list: requests that are over, while `logging`"},
     {"counts", (PyCFunction)lane_counts, METH_NOARGS, "counts() -> list: what was counted since the last time"},
@@ -536,7 +694,7 @@ static PyMethodDef lane_methods[] = {
 static PyGetSetDef lane_getset[] = {
     {"logging", (getter)lane_get_logging, (setter)lane_set_logging, "keep a record of each request for `log`", NULL},
     {"stats", (getter)lane_stats, NULL, "how many of what there are", NULL},
-    {"pending", (getter)lane_pending, NULL, "is there anything in `ups`, `gone` or `log`", NULL},
+    {"pending", (getter)lane_pending, NULL, "is there anything in `ups`, `gone`, `relayed` or `log`", NULL},
     {"under_way", (getter)lane_under_way, NULL, "how many calls are under way", NULL},
     {0},
 };
@@ -558,8 +716,11 @@ static struct PyModuleDef module = {PyModuleDef_HEAD_INIT, "nodeproxy.native._la
 PyMODINIT_FUNC PyInit__lane(void) {
     PyObject *made = PyModule_Create(&module);
     if (made == NULL) return NULL;
-    if (PyType_Ready(&TargetType) < 0 || PyType_Ready(&PlanType) < 0 || PyType_Ready(&CarriedType) < 0 ||
-        PyModule_AddType(made, &LaneType) < 0 || PyModule_AddType(made, &TargetType) < 0 || PyModule_AddType(made, &PlanType) < 0) {
+    static PyTypeObject *const inner[] = {&CarriedType};
+    static PyTypeObject *const shown[] = {&LaneType, &TargetType, &PlanType, &RelayedType, &ProgramType};
+    bool ok = PyType_Ready(inner[0]) == 0;
+    for (size_t i = 0; ok && i < sizeof shown / sizeof *shown; i++) ok = PyModule_AddType(made, shown[i]) == 0;
+    if (!ok) {
         Py_DECREF(made);
         return NULL;
     }
@@ -567,5 +728,9 @@ PyMODINIT_FUNC PyInit__lane(void) {
     PyModule_AddIntConstant(made, "END", UP_END);
     PyModule_AddIntConstant(made, "FAILED", UP_FAILED);
     PyModule_AddIntConstant(made, "RESPONSE", UP_RESPONSE);
+    PyModule_AddIntConstant(made, "DONE", RELAY_DONE);
+    PyModule_AddIntConstant(made, "LEFT_BROKEN", LEFT_BROKEN);
+    PyModule_AddIntConstant(made, "RIGHT_BROKEN", RIGHT_BROKEN);
+    PyModule_AddIntConstant(made, "IDLE", RELAY_IDLE);
     return made;
 }

@@ -214,8 +214,7 @@ def idle_connections(address: str, port: int, count: int) -> subprocess.Popen[by
     code = (
         "import socket,sys,time\n"
         f"s=[socket.create_connection(('{address}',{port})) for _ in range({count})]\n"
-        "[x.sendall(b'GET / HTTP/1.1\\r\\nhost: server\\r\\n\\r\\n') for x in s]\n"
-        "[x.recv(4096) for x in s]\n"
+        "[(x.sendall(b'GET / HTTP/1.1\\r\\nhost: server\\r\\n\\r\\n'), x.recv(4096)) for x in s]\n"
         "print('up',flush=True)\ntime.sleep(60)\n"
     )
     process = subprocess.Popen(["ip", "netns", "exec", "emb-client", sys.executable, "-c", code], stdout=subprocess.PIPE)

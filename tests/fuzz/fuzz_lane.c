@@ -97,14 +97,16 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         l->set = (settings){{4096, 20, 512}, 16384, 4, 75000000, 300000000, 300000000, 30000000};
         t = target_new(l);
         p = plan_new(l, (const uint8_t *)"10.0.0.1", 8, 1);
-        p->group[0].targets = malloc(sizeof(target *));
-        p->group[0].targets[0] = t;
+        p->group[0].seats = calloc(1, sizeof(seat));
+        p->group[0].seats[0].target = t;
+        t->users++;
         p->group[0].count = 1;
-        entry_learn(l, p, t, &r, NO_DENIAL, (const uint8_t *)"GET", 3, (const uint8_t *)"/books", 6, (const uint8_t *)"store", 5);
-        entry_learn(l, p, t, &r, NO_DENIAL, (const uint8_t *)"POST", 4, (const uint8_t *)"/books", 6, (const uint8_t *)"store", 5);
+        const seat *at = &p->group[0].seats[0];
+        entry_learn(l, p, at, &r, NO_DENIAL, (const uint8_t *)"GET", 3, (const uint8_t *)"/books", 6, (const uint8_t *)"store", 5);
+        entry_learn(l, p, at, &r, NO_DENIAL, (const uint8_t *)"POST", 4, (const uint8_t *)"/books", 6, (const uint8_t *)"store", 5);
         static const char NO[] = "HTTP/1.1 403 Forbidden\r\ncontent-length: 2\r\nx-id: 00000000000000000000000000000000\r\n\r\nno";
         denial_new(l, (const uint8_t *)NO, sizeof NO - 1, sizeof NO - 3, 49);
-        entry_learn(l, p, t, NULL, 0, (const uint8_t *)"GET", 3, (const uint8_t *)"/admin", 6, (const uint8_t *)"store", 5);
+        entry_learn(l, p, at, NULL, 0, (const uint8_t *)"GET", 3, (const uint8_t *)"/admin", 6, (const uint8_t *)"store", 5);
     }
     llhttp_settings_t reads;
     llhttp_settings_init(&reads);
@@ -159,7 +161,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     clear_ups(l, &away);
     close(callers[0]);
     close(servers[0]);
-    if (l->callers != before || l->calls || t->in_flight || l->servers || t->users != 1 || p->users != 1) broken("something is left");
+    if (l->callers != before || l->calls || t->in_flight || l->servers || t->users != 2 || p->users != 1) broken("something is left");
     if (l->no_memory) broken("no memory");
     return 0;
 }

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import gc
 import socket
+import sys
 import time
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from nodeproxy.native import AVAILABLE
+from policy import automaton
+from policy.match import _paths
 
 if AVAILABLE:
-    from nodeproxy.native import END, FAILED, REQUEST, RESPONSE, Lane
+    from nodeproxy.native import END, FAILED, REQUEST, RESPONSE, Lane, Program
 
 pytestmark = pytest.mark.skipif(not AVAILABLE, reason="the native lane was not compiled")
 
@@ -40,7 +45,7 @@ class Place:
         }
         self.lane.limit(**self.limits)
         self.target = self.lane.target()
-        self.plan = self.lane.plan(b"10.0.0.1", ((self.target,),))
+        self.plan = self.lane.plan(b"10.0.0.1", (((self.target, None),),))
         for method in (b"GET", b"HEAD", b"POST"):
             self.lane.learn(self.plan, self.target, 0, method, b"/books", b"store")
         self.open = []
@@ -108,12 +113,26 @@ def test_a_call(place):
     assert place.say(GET) == SENT
     assert place.answer(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\no") == OK[:-1]
     assert place.answer(b"k") == b"k"
-    assert place.lane.stats == {"callers": 1, "calls": 0, "servers": 1, "served": 2, "missed": 0}
+    assert place.lane.stats == {"callers": 1, "calls": 0, "servers": 1, "relays": 0, "served": 2, "missed": 0}
     ((row, answered, buckets, seconds, bytes_in, bytes_out),) = place.lane.counts()
     assert (row, answered, sum(buckets)) == (0, (0, 0, 2, 0, 0, 0), 2)
     assert (bytes_in, bytes_out) == (2 * len(GET), 2 * len(OK))
     assert seconds < 1
     assert place.lane.counts() == []
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        (b"10.0.0.1", b"10.0.0.1"),
+        (b"1.2.3.4, \t10.0.0.1", b"1.2.3.4, \t10.0.0.1"),
+        (b"110.0.0.1", b"110.0.0.1, 10.0.0.1"),
+        (b"10.0.0.1,", b"10.0.0.1,, 10.0.0.1"),
+        (b"10.0.0.1, x", b"10.0.0.1, x, 10.0.0.1"),
+    ],
+)
+def test_who_called_is_said_once(place, said, told):
+    assert place.say(GET[:-2] + b"x-forwarded-for: " + said + b"\r\n\r\n").endswith(b"x-forwarded-for: " + told + b"\r\n\r\n")
 
 
 def test_a_body_passes_as_it_comes(place):
@@ -140,7 +159,7 @@ def test_what_was_not_learned_goes_up_untouched(place):
 
 
 def test_one_key_is_no_other(place):
-    other = place.lane.plan(b"10.0.0.2", ((place.target,),))
+    other = place.lane.plan(b"10.0.0.2", (((place.target, None),),))
     place.carried.drop()
     carried = place.lane.carry(2, place.caller.fileno(), other, b"")
     assert place.say(GET) == b""
@@ -334,7 +353,7 @@ def test_turns_of_a_split(place):
     server, far = place.pair()
     place.lane.lend(8, server.fileno(), other)
     place.carried.drop()
-    place.plan = place.lane.plan(b"10.0.0.1", ((place.target,), (other,)))
+    place.plan = place.lane.plan(b"10.0.0.1", (((place.target, None),), ((other, None),)))
     for target in (place.target, other):
         place.lane.learn(place.plan, target, 0, b"GET", b"/books", b"store")
     place.plan.refill(b"\0\1\1")
@@ -356,7 +375,7 @@ def test_the_least_busy_endpoint_is_asked(place):
     server, far = place.pair()
     place.lane.lend(8, server.fileno(), other)
     place.carried.drop()
-    place.plan = place.lane.plan(b"10.0.0.1", ((place.target, other),))
+    place.plan = place.lane.plan(b"10.0.0.1", (((place.target, None), (other, None)),))
     for target in (place.target, other):
         place.lane.learn(place.plan, target, 0, b"GET", b"/books", b"store")
     place.carried = place.carry(1)
@@ -365,6 +384,62 @@ def test_the_least_busy_endpoint_is_asked(place):
         assert place.heard(server) == SENT
         server.sendall(OK)
         assert place.heard(place.a) == OK
+
+
+def programmed(place, patterns):
+    """The place's plan again, with paths that are judged alike."""
+    made = automaton.compile(patterns, 1024)
+    assert made is not None
+    sets = {accepts: number for number, accepts in enumerate(dict.fromkeys(made.accepts))}
+    alike = b"".join(sets[accepts].to_bytes(2, sys.byteorder) for accepts in made.accepts)
+    program = Program(made.width, made.classes, made.table, alike)
+    place.carried.drop()
+    place.plan = place.lane.plan(b"10.0.0.1", (((place.target, program),),))
+    place.lane.learn(place.plan, place.target, 0, b"GET", b"/items/1", b"store")
+    place.carried = place.carry(1)
+
+
+def test_paths_that_the_same_patterns_fit_are_one(place):
+    programmed(place, ["/items/[0-9]+", "/items/[0-9]+/private"])
+    for number in range(100):
+        asked = GET.replace(b"/books", b"/items/%d" % number)
+        assert place.say(asked) == SENT.replace(b"/books", b"/items/%d" % number)
+        assert place.answer(OK) == OK
+    for other in (b"/items/", b"/items/x", b"/items/1/private", b"/"):
+        asked = GET.replace(b"/books", other)
+        assert place.say(asked) == b""
+        assert place.ups() == [(1, REQUEST, "", asked, b"")]
+        place.carried = place.carry(1)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    patterns=st.lists(
+        st.sampled_from(["/items/[0-9]+", "/items", "/.*$", "/items/1$", "/[a-z]+/", "/(items|x)/[12]+$"]), min_size=1, max_size=3
+    ),
+    paths=st.lists(st.text("items/12x", max_size=9).map(lambda rest: "/" + rest), min_size=1, max_size=5),
+)
+def test_no_path_is_served_that_other_patterns_fit(place, patterns, paths):
+    """What is decided for one path holds for those that the same patterns fit, as RE2 says it, and for no other."""
+    programmed(place, patterns)
+    learned = {n for n in _paths(tuple(patterns)).fitting("/items/1") if n < len(patterns)}
+    for path in paths:
+        asked = GET.replace(b"/books", path.encode())
+        served = place.say(asked) != b""
+        if served:
+            place.answer(OK)
+        else:
+            place.ups()
+            place.carried = place.carry(1)
+        assert served == ({n for n in _paths(tuple(patterns)).fitting(path) if n < len(patterns)} == learned)
+
+
+@pytest.mark.parametrize(
+    "wrong", [(0, b"", b"", b""), (1, bytes(256), b"\1\0", b"\0\0"), (1, b"\1" * 256, b"\0\0", b"\0\0"), (2, bytes(256), b"\0\0", b"\0\0")]
+)
+def test_a_table_that_leads_nowhere_is_refused(wrong):
+    with pytest.raises(ValueError, match=r"table|arrow"):
+        Program(*wrong)
 
 
 def test_refusals(place):
@@ -457,7 +532,7 @@ def test_nothing_is_kept(place):
         lane = Lane(())
         lane.limit(**place.limits)
         target = lane.target()
-        plan = lane.plan(b"x", ((target,),))
+        plan = lane.plan(b"x", (((target, None),),))
         lane.learn(plan, target, 3, b"GET", b"/", b"h")
         near, far = place.pair()
         carried = lane.carry(1, far.fileno(), plan, GET)
@@ -474,3 +549,26 @@ def test_nothing_is_kept(place):
 def test_what_is_no_target_is_refused(place, wrong):
     with pytest.raises(TypeError):
         wrong(place.lane)
+
+
+@pytest.mark.parametrize(("crowd", "before"), [(1, range(33)), (0, range(64, 101))], ids=["another workload", "the same workload"])
+def test_one_workload_does_not_make_another_wait(place, crowd, before):
+    """A hundred connections of one workload are ready, then one of another. How many requests go out before its own?"""
+    place.lane.limit(**{**place.limits, "rest_per_target": 1000})
+    many = []
+    for number in range(100, 200):
+        near, far = place.pair()
+        server, _ = place.pair()
+        place.lane.lend(number, server.fileno(), place.target)
+        many.append(place.lane.carry(number, far.fileno(), place.plan, b""))
+        near.sendall(GET)
+    other, (server, _), (near, far) = place.lane.target(), place.pair(), place.pair()
+    place.lane.lend(7000, server.fileno(), other)
+    plan = place.lane.plan(b"10.0.0.9", (((other, None),),), crowd)
+    place.lane.learn(plan, other, 0, b"GET", b"/books", b"store")
+    last = place.lane.carry(7000, far.fileno(), plan, b"")
+    near.sendall(GET)
+    place.turn()
+    assert place.lane.under_way == 101
+    began = [carried.drop()[10] for carried in (*many, last)]  # the clock is looked at for every eighth event
+    assert sum(one < began[-1] for one in began[:-1]) in before
