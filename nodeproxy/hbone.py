@@ -152,12 +152,12 @@ async def _own(conn: Conn, workload: Workload | None, guest: Guest, channel: Cha
         flag = "internal"
         log.exception("stream %r of %r", channel, conn)
     finally:
+        del context.conns[branch.id]
+        del guest.branches[channel.id]
         if flag and not channel.sent_end:  # what was refused has been answered whole
             channel.abort()
         else:
             channel.close()
-        del context.conns[branch.id]
-        del guest.branches[channel.id]
         total = conn.report.record
         total.bytes_in += record.bytes_in
         total.bytes_out += record.bytes_out

@@ -39,7 +39,7 @@ from nodeproxy.native import DONE, END, FAILED, IDLE, LEFT_BROKEN, REQUEST, RESP
 from nodeproxy.native import Plan as NativePlan
 from nodeproxy.telemetry.counts import BUCKETS, Counts, CountSink, Pair
 from nodeproxy.telemetry.report import Record
-from nodeproxy.upstream.connect import forwarded_for, shown_to
+from nodeproxy.upstream.connect import caller_key, forwarded_for
 from nodeproxy.upstream.live import Turns
 from nodeproxy.upstream.route import Inward, Outward
 from policy import automaton
@@ -341,7 +341,7 @@ class FastLane:
 
     def lend(self, conn: Conn, plan: Plan, endpoint: Endpoint) -> None:
         """Lend the server connection that rests, if one does."""
-        upstream = self.context.pool.take((shown_to(conn, endpoint), conn.workload.key, endpoint), trio.current_time())
+        upstream = self.context.pool.take((caller_key(conn, endpoint), conn.workload.key, endpoint), trio.current_time())
         if upstream is None:
             return
         if not isinstance(upstream.stream, trio.SocketStream):
@@ -546,7 +546,7 @@ class FastLane:
                 workload = snapshot.workload(endpoint.workload)
                 if workload is None or workload.key not in captured or endpoint in live.breakers:
                     return None
-                key = (shown_to(conn, endpoint), conn.workload.key, endpoint)
+                key = (caller_key(conn, endpoint), conn.workload.key, endpoint)
                 target = self._targets.get(key)
                 if target is None:
                     target = self._targets[key] = self.lane.target()

@@ -19,7 +19,7 @@ from nodeproxy.http.rooms import serve_http
 from nodeproxy.sni import serve_tls
 from nodeproxy.stream import Peeked, abort
 from nodeproxy.tcp import open_upstream, serve_tcp
-from nodeproxy.upstream.connect import shown_to
+from nodeproxy.upstream.connect import caller_key
 from policy.model import Protocol
 
 Room = Callable[[Conn, Route], Awaitable[None]]
@@ -69,7 +69,7 @@ async def serve(conn: Conn, route: Route, protocol: Protocol) -> None:
         # Most HTTP servers wait for a request: the connection is used for the first one.
         keeper = conn.context.shared if detected == "h2" else conn.context.pool
         assert keeper is not None, "the proxy runs"
-        keeper.give(shown_to(conn, first.endpoint), conn.workload.key, first.endpoint, upstream.stream)
+        keeper.give(caller_key(conn, first.endpoint), conn.workload.key, first.endpoint, upstream.stream)
     await _enter(conn, route, detected)
 
 

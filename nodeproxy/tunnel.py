@@ -55,7 +55,7 @@ def read(fields: Fields, native: bool) -> Asked:
     else:
         raise Refused("not-connect", ascii(first.get(b":method", b"").decode("latin-1"))[:_SHOWN])
     address, port = read_authority(aimed.decode("latin-1"))
-    return Asked(connect, address, port, mode == "h2", _caller(first), trace_id(fields))
+    return Asked(connect, address, port, mode == "h2", _caller(first, connect), trace_id(fields))
 
 
 def read_authority(text: str) -> tuple[str, int]:
@@ -75,10 +75,11 @@ def _canonical(text: str, six: bool) -> str:
         return ""
 
 
-def _caller(first: dict[bytes, bytes]) -> tuple[str, int] | None:
+def _caller(first: dict[bytes, bytes], connect: bool) -> tuple[str, int] | None:
     """The last hop's word: of Forwarded (RFC 7239), or of X-Forwarded-For, which a request brings along anyway."""
+    # A request brings its workload's own `forwarded` along, which is nobody's word: the last of X-Forwarded-For is the node's.
     said_of = first.get(b"forwarded")
-    if said_of is not None:
+    if connect and said_of is not None:
         match = _FOR.search(said_of.decode("latin-1").rpartition(",")[2].strip())
         if match and (address := _canonical(match[1] or match[2], bool(match[1]))):
             return address, min(int(match[3] or 0), 65535)

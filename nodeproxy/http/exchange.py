@@ -198,6 +198,7 @@ class Exchange:
         self.upstream = upstream
         self.context.live.began(upstream.endpoint)
         record.endpoint = upstream.name
+        self.phase.begin("response-timeout", self.limits.response_timeout)  # a server that does not read is one that does not answer
         return upstream
 
     async def response_head(self, upstream: Server) -> ResponseHead:

@@ -132,6 +132,7 @@ class Connection:
                         self._stir()
             except Violation as violation:
                 self._fail("http2-abuse", str(violation))
+                self._end(str(self._failure))  # now: h2 takes nothing more from the streams, and raises its own errors at them
             except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
                 if self.streams or not self._draining:
                     self._fail("peer-lost", str(error))

@@ -48,6 +48,8 @@ def request_head(fields: Fields, ended: bool, limits: Limits) -> RequestHead:
     target = authority if method == b"CONNECT" else pseudo.get(b":path", b"")
     if not _METHOD.fullmatch(method) or not _TARGET.fullmatch(target) or not (target[:1] in (b"/", b"*") or method == b"CONNECT"):
         raise Refused("bad-request", "method or path is malformed (RFC 9113 section 8.3.1)")
+    if method == b"CONNECT":  # its DATA would be no body; tunnels between nodes are opened before this room (hbone.py)
+        raise Refused("bad-request", "CONNECT over HTTP/2 is for tunnels between nodes")
     hosts = [line for line in lines if line.startswith(b"host: ")]
     if authority and not hosts:
         lines.append(b"host: " + authority)

@@ -180,7 +180,9 @@ class Pool:
         """Close what rests from or to these addresses, or this workload, which may have had others: it is gone or has changed."""
         gone = frozenset(addresses)
         self._close(
-            key for key in self._idle if key[0] in gone or key[2].address in gone or (workload and workload in (key[1], key[2].workload))
+            key
+            for key in self._idle
+            if key[0].partition(" ")[0] in gone or key[2].address in gone or (workload and workload in (key[1], key[2].workload))
         )
 
     def sweep(self, now: float) -> None:

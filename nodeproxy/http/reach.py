@@ -20,7 +20,7 @@ from nodeproxy.http.sides import Server
 from nodeproxy.http.streams import StreamServer
 from nodeproxy.peer import Link, note_peer
 from nodeproxy.telemetry.report import Record
-from nodeproxy.upstream.connect import dial, shown_to
+from nodeproxy.upstream.connect import caller_key, dial
 from policy.model import Endpoint, Request
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def resting(conn: Conn, pick: Pick, record: Record, head: RequestHead, h2: bool)
     """A connection to the picked endpoint that was opened for this same caller and rests, if there is one."""
     if _server_speaks_h2(pick, head, h2):
         return None
-    key = (shown_to(conn, pick.endpoint), conn.workload.key, pick.endpoint)
+    key = (caller_key(conn, pick.endpoint), conn.workload.key, pick.endpoint)
     upstream = conn.context.pool.take(key, trio.current_time())
     if upstream is None and conn.context.lane is not None:
         upstream = conn.context.lane.resting(key)
@@ -82,7 +82,7 @@ async def _connect(conn: Conn, pick: Pick, record: Record, head: RequestHead, h2
     if _server_speaks_h2(pick, head, h2):
         assert context.shared is not None
         return StreamServer(await context.shared.get(conn, pick), pick.endpoint)
-    key = (shown_to(conn, pick.endpoint), conn.workload.key, pick.endpoint)
+    key = (caller_key(conn, pick.endpoint), conn.workload.key, pick.endpoint)
     return Upstream(key, await dial(conn, pick), context.pool)
 
 

@@ -17,7 +17,7 @@ from nodeproxy.errors import Refused
 from nodeproxy.http.h2 import Connection
 from nodeproxy.http.h2_bounds import Bounds
 from nodeproxy.stream import abort
-from nodeproxy.upstream.connect import dial, shown_to
+from nodeproxy.upstream.connect import caller_key, dial
 from policy.model import Endpoint
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ class Shared:
 
     async def get(self, conn: Conn, pick: Pick) -> Connection:
         """A connection with room for one more request. Raises Refused, as dial does."""
-        key = (shown_to(conn, pick.endpoint), conn.workload.key, pick.endpoint)
+        key = (caller_key(conn, pick.endpoint), conn.workload.key, pick.endpoint)
         if (found := self._with_room(key)) is not None:
             return found
         lock = self._dialling.setdefault(key, trio.Lock())
@@ -83,7 +83,7 @@ class Shared:
     def forget(self, addresses: frozenset[str], workload: str) -> None:
         """Close what leads to these addresses, or this workload, or comes from them."""
         for key, connections in list(self._open.items()):
-            if key[0] in addresses or key[2].address in addresses or workload in (key[1], key[2].workload):
+            if key[0].partition(" ")[0] in addresses or key[2].address in addresses or workload in (key[1], key[2].workload):
                 for connection in connections:
                     connection.close()
 

@@ -36,6 +36,12 @@ def shown_to(conn: Conn, endpoint: Endpoint) -> str:
     return caller_address(conn, socket.AF_INET6 if ":" in endpoint.address else socket.AF_INET)
 
 
+def caller_key(conn: Conn, endpoint: Endpoint) -> str:
+    """Who calls, for connections that are kept by caller: the address as above and, where one was proved, the identity."""
+    shown = shown_to(conn, endpoint)
+    return f"{shown} {conn.identity}" if conn.direction == "inbound" and conn.identity else shown
+
+
 def forwarded_for(conn: Conn) -> str:
     """The caller as X-Forwarded-For names it: the same, in the family that it called in."""
     return caller_address(conn, socket.AF_INET6 if ":" in conn.peer[0] else socket.AF_INET) or conn.peer[0]

@@ -204,6 +204,8 @@ class Peers:
                 way.attempt = attempt = Attempt()
                 self._nursery.start_soon(self._live, way, attempt, workload, hop, made_of)
                 await attempt.outcome(hop)
+                if way.came_to_nothing():  # without a rest this would go round and round
+                    way.failed(Refused("peer-lost", "it ended the connection as soon as it began"), self._random)
 
     def _ready(self, identity: Identity, hop: Hop) -> tuple[Credentials, Trust]:
         """What a new connection is made of. Raises Refused where none may be made."""

@@ -64,6 +64,10 @@ class Way:
         self._failure = failure
         self._finish(failure)
 
+    def came_to_nothing(self) -> bool:
+        """The last attempt succeeded, and whoever answered it ended the connection at once."""
+        return self.attempt is None and all(link.ending for link in self.links)
+
     def _finish(self, failure: Refused | None) -> None:
         if self.attempt is not None:
             self.attempt.finish(failure)
