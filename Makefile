@@ -44,6 +44,7 @@ bench: $(VENV)/dev native ## measure beside nginx and HAProxy; writes BENCHMARKS
 	@build/need ip nginx haproxy wrk nghttpx openssl
 	@$(ROOTLY) $(BIN)/python tests/bench/bench.py
 	@$(ROOTLY) $(BIN)/python tests/bench/bench_nodes.py
+	@$(ROOTLY) $(BIN)/python tests/bench/bench_lane.py
 
 sanitize: $(VENV)/dev ## the native lane's tests with address and undefined-behaviour sanitizers, and a million hostile inputs
 	@build/sanitize $(BIN)/python
