@@ -8,6 +8,7 @@ draft.py       the mutable half of a snapshot; translators write, freeze() ends 
 snapshot.py    all that one node needs to decide, frozen, with its lookups
 authz.py       may this identity do this to that workload, and which rule says so
 match.py       does this request fit; the one door to RE2
+automaton.py   path patterns as one table, for the native lane
 explain.py     the same answer in words; way.py: how the call gets there, and which node refuses
 addresses.py   addresses for Services that the cluster gave none
 networks.py    which rule names the network that an address lies in

@@ -306,7 +306,7 @@ def main() -> None:
         lines += [
             "",
             "edgemesh does both ends of the call in one pass: capture, identity, HTTP policy, balancing, metrics; the others are one plain",
-            "hop. HTTP goes by the native lane; opaque TCP is Python's.",
+            "hop. The native lane serves both; NodeConfig nativeLane: false leaves them to Python.",
             "",
             "| memory of the daemon (RSS) | MiB |",
             "|---|---|",
