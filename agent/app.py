@@ -96,7 +96,8 @@ class Node:
         # Until the first build nothing is known, so nothing is admitted.
         nothing = Snapshot(config.node, Mesh(egress=False))
         self.membership = Membership(config, hold_authority, lambda: self.published.snapshot if self.published else None)
-        bounds = Bounds(config.http2.stream_window, config.http2.connection_window, config.http2.streams)
+        http2 = config.http2
+        bounds = Bounds(http2.stream_window, http2.connection_window, http2.streams, native=config.native_lane)
         self.keeper: Keeper | None = None if self.membership.alone else self.membership.keeper
         identities = self.membership.keeper
         self.proxy = Proxy(

@@ -26,14 +26,25 @@ from trio.lowlevel import ParkingLot
 from nodeproxy.errors import Refused
 from nodeproxy.http.h2_bounds import FIRST_WINDOW, Bounds, Code, too_large, wrong_request, wrong_response, wrong_trailers
 from nodeproxy.http.h2_channel import Channel
-from nodeproxy.http.h2_machine import Machine, Violation
+from nodeproxy.http.h2_machine import Listener, Machine, Violation
 from nodeproxy.http.message import Fields
 from nodeproxy.http.wire import Wire
+from nodeproxy.native import AVAILABLE
 from nodeproxy.stream import WholeStream
+
+if AVAILABLE:
+    from nodeproxy.http.h2_native import NativeMachine
 
 __all__ = ["Bounds", "Channel", "Code", "Connection"]
 
 _PIECE = 65536  # read, sent and queued at once
+
+
+def machine(client: bool, bounds: Bounds, listener: Listener, now: float) -> Machine | NativeMachine:
+    """The state machine: the compiled one where it is there and wanted."""
+    if AVAILABLE and bounds.native:
+        return NativeMachine(client, bounds, listener, now)
+    return Machine(client, bounds, listener, now)
 
 
 class Connection:
@@ -49,11 +60,10 @@ class Connection:
         self.last_heard = now
         self.queue = ParkingLot()  # senders that wait for the writer
         self._wire = Wire(stream)
-        self._machine = Machine(client, bounds, self, now)
+        self._machine = machine(client, bounds, self, now)
         self._accept: Callable[[Channel], None] | None = None
         self._channels: dict[int, Channel] = {}  # whose stream is not over
         self._served: set[Channel] = set()  # opened by the peer, and their owners are not done with them
-        self._growth = bounds.connection_window // 3  # left for streams to grow by
         self._untold = 0  # bytes taken that the peer was not yet given back
         self._windows = ParkingLot()  # senders that wait for the window of the connection
         self._work = ParkingLot()  # the writer, when nothing is queued
@@ -88,7 +98,7 @@ class Connection:
 
     @property
     def peer_max_streams(self) -> int:
-        return self._machine.remote_settings.max_concurrent_streams
+        return self._machine.peer_max_streams
 
     def room(self) -> int:
         """How many more streams may be opened now."""
@@ -227,10 +237,9 @@ class Connection:
         if not self.room():
             why = "it is ending" if self._draining else f"it takes no more than {self.streams} streams at once"
             raise Refused("peer-lost", f"{self.name}: {why}")
-        number = self._machine.get_next_available_stream_id()
-        channel = Channel(self, number, fields, tunnel=(b":method", b"CONNECT") in fields, asked=True)
-        self._channels[number] = channel
-        self.send_fields(channel, fields, end)
+        number = self._machine.open(fields, end)
+        channel = self._channels[number] = Channel(self, number, fields, tunnel=(b":method", b"CONNECT") in fields, asked=True)
+        self._sent(channel, end)
         return channel
 
     # What channels ask for
@@ -245,7 +254,6 @@ class Connection:
     def send_data(self, channel: Channel, data: bytes | memoryview, end: bool) -> None:
         self._machine.send_data(channel.id, data, end_stream=end)
         channel.shut_since = math.inf
-        self._machine.control.earn(4)  # what it costs the peer to open its windows again
         self._sent(channel, end)
 
     def sendable(self, channel: Channel, wanted: int) -> int:
@@ -275,10 +283,10 @@ class Connection:
         if channel.untold * 2 >= channel.window and channel.id in self._channels and not (channel.heard_end or channel.released):
             growth = 0
             if not channel.held:  # its consumer keeps up
-                growth = min(channel.window, self.bounds.stream_window - channel.window, self._growth)
-                self._growth -= growth
+                growth = min(channel.window, self.bounds.stream_window - channel.window, self._machine.growth)
+                self._machine.growth -= growth
                 channel.window += growth
-            self._machine.increment_flow_control_window(channel.untold + growth, channel.id)
+            self._machine.give_back(channel.id, channel.untold, growth)
             channel.untold = 0
             self._stir()
 
@@ -298,7 +306,7 @@ class Connection:
     def _give_back(self, size: int) -> None:
         self._untold += size
         if self._untold * 4 >= self.bounds.connection_window and not self.closed:
-            self._machine.increment_flow_control_window(self._untold)
+            self._machine.give_back(0, self._untold)
             self._untold = 0
             self._stir()
 
@@ -310,11 +318,11 @@ class Connection:
 
     def _over_if_ended(self, channel: Channel) -> None:
         if channel.sent_end and channel.heard_end and self._channels.pop(channel.id, None) is not None:
-            self._machine.resets.earn(1)
+            self._machine.served()
             self._over(channel)
 
     def _over(self, channel: Channel) -> None:
-        self._growth += channel.window - FIRST_WINDOW
+        self._machine.growth += channel.window - FIRST_WINDOW
         if not self._channels:
             self.idle_since = trio.current_time()
         self._stir()  # when draining, it looks whether that was the last

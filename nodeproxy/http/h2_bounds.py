@@ -51,6 +51,7 @@ class Bounds(Struct, frozen=True):
     preface: float = 10.0  # seconds for the connection preface and the first SETTINGS
     stall: float = 300.0  # seconds that a sender waits for a window, or the writer for the peer to read anything
     farewell: float = 1.0  # seconds for the last bytes (GOAWAY) of a connection to leave
+    native: bool = True  # by the compiled state machine, where there is one
 
     def __post_init__(self) -> None:
         if min(self.stream_window, self.connection_window) < FIRST_WINDOW:

@@ -89,6 +89,7 @@ class Machine(H2Connection):
         self.listener = listener
         self.now = now
         self.greeted = False  # the peer's first SETTINGS came
+        self.growth = bounds.connection_window // 3  # bytes that are left for windows of streams to grow by
         self.control = Budget(bounds.control_burst, bounds.control_rate, now)
         self.resets = Budget(bounds.reset_burst, bounds.reset_rate, now)
         self.local_settings = self._settings(bounds.max_streams)
@@ -117,6 +118,27 @@ class Machine(H2Connection):
     def send_fields(self, number: int, fields: Fields, end: bool) -> None:
         # RFC 7541 section 7.1.3: what a guess could be tested against never enters the table. h2 does the same, in four passes.
         self.send_headers(number, [NeverIndexedHeaderTuple(*f) if f[0] in _SECRET else f for f in fields], end_stream=end)
+
+    def open(self, fields: Fields, end: bool) -> int:
+        number = self.get_next_available_stream_id()
+        self.send_fields(number, fields, end)
+        return number
+
+    def send_data(self, number: int, data: bytes | memoryview, end_stream: bool = False, pad_length: Any = None) -> None:
+        super().send_data(number, data, end_stream, pad_length)
+        self.control.earn(4)  # what it costs the peer to open its windows again
+
+    def give_back(self, number: int, size: int, growth: int = 0) -> None:
+        """Bytes were taken: the peer may send as many on the stream, and `growth` more. 0: on the connection."""
+        self.increment_flow_control_window(size + growth, number or None)
+
+    def served(self) -> None:
+        """A stream was served to its end: that earns a reset."""
+        self.resets.earn(1)
+
+    @property
+    def peer_max_streams(self) -> int:
+        return self.remote_settings.max_concurrent_streams
 
     @property
     def queued(self) -> int:

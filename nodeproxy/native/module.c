@@ -2,6 +2,7 @@
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 
+#include "h2_type.h"
 #include "lane.h"
 
 typedef struct { PyObject_HEAD lane l; row **rows; Py_ssize_t row_count; bool open; } LaneObject;
@@ -720,6 +721,7 @@ PyMODINIT_FUNC PyInit__lane(void) {
     static PyTypeObject *const shown[] = {&LaneType, &TargetType, &PlanType, &RelayedType, &ProgramType};
     bool ok = PyType_Ready(inner[0]) == 0;
     for (size_t i = 0; ok && i < sizeof shown / sizeof *shown; i++) ok = PyModule_AddType(made, shown[i]) == 0;
+    ok = ok && add_h2_type(made) == 0;
     if (!ok) {
         Py_DECREF(made);
         return NULL;

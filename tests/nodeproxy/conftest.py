@@ -8,6 +8,7 @@ import socket
 import pytest
 import trio
 
+from nodeproxy import native
 from nodeproxy.capture import Ports
 from nodeproxy.context import Conn, Context
 from nodeproxy.http.pool import Pool
@@ -139,3 +140,11 @@ async def ends(stream):
             pass
         return "closed"
     return "reset"
+
+
+@pytest.fixture(params=["python", "native"])
+def machine(request, monkeypatch):
+    """Which HTTP/2 state machine connections have."""
+    if request.param == "native" and not native.AVAILABLE:
+        pytest.skip("the native lane was not compiled")
+    monkeypatch.setattr("nodeproxy.http.h2.AVAILABLE", request.param == "native")

@@ -15,7 +15,7 @@ from nodeproxy.http.message import Fields
 
 from .test_h2 import CONNECT, GET, OK, POST, everything
 
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(shutil.which("node") is None, reason="no Node.js")]
+pytestmark = [pytest.mark.usefixtures("machine"), pytest.mark.slow, pytest.mark.skipif(shutil.which("node") is None, reason="no Node.js")]
 
 SERVER = """
 const server = require('http2').createServer();

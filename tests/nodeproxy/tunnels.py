@@ -106,7 +106,7 @@ class Doors:
             await visitor.over.wait()
             self.ends = visitor.end
             raise
-        visitor.connection = Connection(visitor.secured.stream, True, bounds or Bounds(), "door")
+        visitor.connection = Connection(visitor.secured.stream, True, bounds or Bounds(native=False), "door")
         self.nursery.start_soon(self._run, visitor)
         return visitor
 

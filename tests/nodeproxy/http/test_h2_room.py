@@ -30,7 +30,7 @@ async def shared(house: House, nursery: trio.Nursery) -> Shared:
 
 async def caller(house: House, nursery: trio.Nursery) -> Connection:
     """Connects as an HTTP/2 client with prior knowledge."""
-    connection = Connection(house.connect(), client=True, bounds=Bounds(), name="caller")
+    connection = Connection(house.connect(), client=True, bounds=Bounds(native=False), name="caller")
     nursery.start_soon(_run, connection)
     return connection
 
