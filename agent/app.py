@@ -177,7 +177,7 @@ class Node:
     def _certificates_changed(self) -> None:
         """Contexts of certificates that were renewed are not needed any more."""
         keeper = self.membership.keeper
-        self.proxy.peers.contexts.retain(keeper.credentials(), keeper.trust())
+        self.proxy.peers.secures.retain(keeper.credentials(), keeper.trust())
 
     def _tell(self, published: Published, cut: int) -> None:
         """Say in the log what changed: each problem once."""

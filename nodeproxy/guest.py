@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from nodeproxy.context import Conn
-from nodeproxy.http.h2 import Channel
-from nodeproxy.peer import Link
+from nodeproxy.credentials import Credentials, Trust
+from nodeproxy.http.h2 import Bounds, Channel
+from nodeproxy.http.h2_carrier import Carrier
+from nodeproxy.peer import AnySecured, Link
 
 
 class Guest(Link):
     """The connection of a peer, and its streams."""
 
-    def __init__(self, *arguments: object) -> None:
-        super().__init__(*arguments)  # type: ignore[arg-type]
+    def __init__(
+        self, secured: AnySecured, bounds: Bounds, name: str, made_of: tuple[Credentials, Trust], carrier: Carrier | None = None
+    ) -> None:
+        super().__init__(secured, False, bounds, name, made_of, carrier=carrier)
         self.branches: dict[int, tuple[Conn, Channel]] = {}
 
     def cut(self, verdict: str, why: str) -> None:

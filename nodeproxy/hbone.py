@@ -31,7 +31,7 @@ import time
 
 import trio
 
-from nodeproxy import tls, tunnel
+from nodeproxy import tunnel
 from nodeproxy.context import Conn, Context
 from nodeproxy.credentials import Credentials
 from nodeproxy.errors import Refused
@@ -41,7 +41,7 @@ from nodeproxy.http.h2 import Channel
 from nodeproxy.http.rooms import serve_stream_of_node
 from nodeproxy.peer import note_peer
 from nodeproxy.serve import ROOMS, serve
-from nodeproxy.stream import Peeked, abort
+from nodeproxy.stream import Peeked, abort, close_now
 from nodeproxy.tcp import open_upstream, serve_tcp
 from nodeproxy.telemetry.report import Record, Report, new_id, trace_id
 from nodeproxy.upstream.route import Inward, denied
@@ -78,7 +78,7 @@ async def _serve(conn: Conn, workload: Workload | None, credentials: Credentials
 
     # Who is it?
     made_of = (credentials, trust)
-    secured = await tls.accept(conn.stream, peers.contexts.server(*made_of, tls.ALPN_MESH), trust, context.limits.head_timeout, peers.now)
+    secured, carrier = await peers.secures.accept(conn.stream, *made_of, context.limits.head_timeout)
     peer = secured.peer
     assert peer is not None
     record.tls_peer, record.tls_version, record.tls_cipher = peer.spiffe, peer.version, peer.cipher
@@ -91,7 +91,7 @@ async def _serve(conn: Conn, workload: Workload | None, credentials: Credentials
 
     # What does it want? Each stream has its task, and they have no more time than the connection.
     bounds = context.h2_bounds
-    guest = Guest(secured, False, bounds if workload else bounds.shared(), f"{peer.spiffe} at {conn.peer[0]}", made_of)
+    guest = Guest(secured, bounds if workload else bounds.shared(), f"{peer.spiffe} at {conn.peer[0]}", made_of, carrier)
     failure: Exception | None = None
     async with trio.open_nursery() as streams:
 
@@ -111,7 +111,7 @@ async def _serve(conn: Conn, workload: Workload | None, credentials: Credentials
         raise Refused(guest.verdict, guest.why)
     if failure is not None:
         raise failure
-    secured.stream.close()  # with a word that this is the end
+    close_now(secured.stream)  # with a word that this is the end
 
 
 async def _own(conn: Conn, workload: Workload | None, guest: Guest, channel: Channel) -> None:

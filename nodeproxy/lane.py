@@ -29,13 +29,27 @@ import outcome
 import trio
 
 from nodeproxy.context import Conn, Context, Pick
+from nodeproxy.crossing import Crossing
 from nodeproxy.errors import FLAGS, Refused
 from nodeproxy.http.answers import answer
 from nodeproxy.http.h1 import Incoming
 from nodeproxy.http.message import RequestHead
 from nodeproxy.http.pool import Key, Upstream
 from nodeproxy.limits import Limits
-from nodeproxy.native import DONE, END, FAILED, IDLE, LEFT_BROKEN, REQUEST, RESPONSE, RIGHT_BROKEN, Lane, Program, Relayed, Target
+from nodeproxy.native import (
+    DONE,
+    END,
+    FAILED,
+    IDLE,
+    LEFT_BROKEN,
+    REQUEST,
+    RESPONSE,
+    RIGHT_BROKEN,
+    Lane,
+    Program,
+    Relayed,
+    Target,
+)
 from nodeproxy.native import Plan as NativePlan
 from nodeproxy.telemetry.counts import BUCKETS, Counts, CountSink, Pair
 from nodeproxy.telemetry.report import Record
@@ -74,6 +88,9 @@ class Given(NamedTuple):
     bytes_out: int
     total_in: int
     total_out: int
+    guest: int  # 0: it is a connection of its own; else a stream, see crossing.py
+    link: int  # of a stream: which connection
+    stream: int
 
 
 class Passed(NamedTuple):
@@ -160,6 +177,7 @@ class FastLane:
         self._relays: dict[int, _Relay] = {}
         self._passed: dict[int, Passed] = {}
         self._ids = iter(range(1, 1 << 62))
+        self.crossing = Crossing(self)
         self.limit(context.limits)
         self.logging = False
 
@@ -192,7 +210,7 @@ class FastLane:
                 while True:
                     more = turn(SLICE)
                     if lane.pending:
-                        self._collect()
+                        self.collect()
                     if more:
                         await trio.lowlevel.checkpoint()
                         continue
@@ -208,7 +226,7 @@ class FastLane:
             limits = self.context.limits
             await trio.sleep(min(1.0, limits.keepalive_timeout / 4, limits.response_timeout / 4, limits.idle_timeout / 4))
             self.lane.tick(trio.current_time())
-            self._collect()
+            self.collect()
             self.count()
             for number, left_to_right, right_to_left in self.lane.moved():
                 self._relays[number].count(left_to_right, right_to_left)
@@ -228,12 +246,13 @@ class FastLane:
 
     def forget(self) -> None:
         """A snapshot was published, or an endpoint failed: nothing holds that was learned."""
-        self._collect()  # what is over is recorded as what it was
+        self.collect()  # what is over is recorded as what it was
         self.lane.forget()
         for plan in self._plans.values():
             if plan is not None:
                 plan.drop()
         self._plans.clear()
+        self.crossing.forget()
         for key in [key for key, target in self._targets.items() if not (target.resting or target.in_flight)]:
             self._picks.pop(self._targets.pop(key).serial, None)
 
@@ -245,20 +264,40 @@ class FastLane:
             self._picks.pop(target.serial, None)
             self.lane.clear(target)
         self.forget()
-        self._collect()
+        self.collect()
 
     def recall(self) -> None:
         """The daemon stops: connections come back as soon as no request is under way on them."""
         for _, carried in list(self._waiting.values()):
             carried.recall()
-        self._collect()
+        self.collect()
 
     def calls(self) -> Iterator[tuple[Conn, Pick, Request]]:
         """What is under way."""
-        for number, serial, head in self.lane.calls():
-            conn, pick = self.context.conns.get(number), self._picks.get(serial)
+        for number, serial, head, guest in self.lane.calls():
+            conn, pick = self._whose(number, guest), self._picks.get(serial)
             if conn is not None and pick is not None:
                 yield conn, pick, request_of(head, self.context.limits)
+
+    def recheck(self) -> int:
+        """A snapshot was published: cut what it forbids. Answers how many calls."""
+        cut = 0
+        for number, serial, head, guest in self.lane.calls():
+            conn, pick = self._whose(number, guest), self._picks.get(serial)
+            if conn is None or pick is None or conn.route is None:
+                continue
+            if not conn.route.still_allows(pick, request_of(head, self.context.limits)):
+                cut += 1
+                if guest:
+                    self.lane.cut(number)
+                else:
+                    conn.verdict = "cut"
+                    conn.scope.cancel()
+        self.collect()
+        return cut
+
+    def _whose(self, number: int, guest: int) -> Conn | None:
+        return self.crossing.guest(guest) if guest else self.context.conns.get(number)
 
     @property
     def under_way(self) -> int:
@@ -273,6 +312,13 @@ class FastLane:
         for number, answered, buckets, seconds, bytes_in, bytes_out in self.lane.counts():
             counted(Counts(pairs[number], answered, buckets, seconds, bytes_in, bytes_out))
 
+    def stir(self) -> None:
+        """There is something to send: the lane's task looks, once for all that is queued in this turn of the loop."""
+        self._sleep.cancel()
+
+    def next_id(self) -> int:
+        return next(self._ids)
+
     # lending
 
     def learn(self, conn: Conn, head: RequestHead, sent: bytes, pick: Pick) -> Plan | None:
@@ -280,27 +326,33 @@ class FastLane:
         plan = self._plan(conn)
         if plan is None or pick.endpoint not in plan.targets:
             return None
+        return plan if self.teach(plan, conn, head, sent, pick) else None
+
+    def teach(self, plan: Plan, conn: Conn, head: RequestHead, sent: bytes, pick: Pick) -> bool:
+        """False: the connection is not to be lent."""
+        if pick.endpoint not in plan.targets:
+            return False
         context = self.context
         path = head.target.partition(b"?")[0]
         if sent != head.target or head.host is None or pick.workload is None or not isinstance(conn.route, Outward | Inward):
-            return plan
+            return True
         if context.snapshot.looks_at_headers(_caller(conn), pick.workload, pick.endpoint.port):
-            return plan
+            return True
         # Policy may have changed since the request was decided.
         if not conn.route.still_allows(pick, Request(head.method.decode("latin-1"), path.decode("latin-1"))):
-            return plan
+            return True
         if conn.route.misdirected(head.host.decode("latin-1")):
-            return plan
+            return True
         pair = Pair(conn.direction, conn.source, pick.workload, pick.service)
         number = self._pairs.get(pair)
         if number is None:
             if len(self._pairs) >= _MOST_PAIRS:
-                return None
+                return False
             number = self._pairs[pair] = len(self._pairs)
         target = plan.targets[pick.endpoint]
         self._picks[target.serial] = pick
         self.lane.learn(plan.native, target, number, head.method, path, head.host)
-        return plan
+        return True
 
     def learn_refusal(self, conn: Conn, head: RequestHead, sent: bytes) -> None:
         """Policy has refused a request: may the lane refuse such ones, in the same words?"""
@@ -335,7 +387,7 @@ class FastLane:
     def ready(self, conn: Conn) -> Plan | None:
         """A plan for a connection that has asked nothing yet, where others have been taught before."""
         plan = self._plans.get(_key(conn))
-        if plan is None or not (plan.refuses or any(target.resting for target in plan.targets.values())):
+        if plan is None or not (plan.refuses or any(target.resting or target.linked for target in plan.targets.values())):
             return None
         return plan
 
@@ -369,7 +421,7 @@ class FastLane:
             if data:
                 if self.lane.turn(SLICE):
                     self._sleep.cancel()  # no event tells of what is left to do
-                self._collect()
+                self.collect()
             given = self._given.pop(conn.id, None)
             if given is not None:
                 await trio.lowlevel.checkpoint()
@@ -387,7 +439,7 @@ class FastLane:
             left = carried.drop()
             if left is not None:
                 self._given[conn.id] = _given(left)
-            self._collect()
+            self.collect()
 
     def left(self, conn: Conn) -> Given | None:
         """What was under way when the connection was cut."""
@@ -419,7 +471,7 @@ class FastLane:
         relay = self._relays[number] = _Relay(relayed, record)
         try:
             if self.lane.pending:
-                self._collect()
+                self.collect()
             passed: Passed | None = self._passed.pop(number, None)
             if passed is None:
                 relay.task = trio.lowlevel.current_task()
@@ -439,7 +491,8 @@ class FastLane:
             if counts is not None:
                 relay.count(*counts)
 
-    def _collect(self) -> None:
+    def collect(self) -> None:
+        """Take what the lane has for Python."""
         lane = self.lane
         for number, *how in lane.relayed():
             passed, relay = Passed(*how), self._relays[number]
@@ -451,6 +504,11 @@ class FastLane:
                 relay.task = None
         for told in lane.ups():
             given = _given(told)
+            if given.guest:
+                self.crossing.back(given)
+                continue
+            if given.link and given.what == RESPONSE:
+                self.crossing.adopt(given)
             task, _ = self._waiting.pop(given.caller, (None, None))
             if task is None:
                 self._given[given.caller] = given
@@ -464,6 +522,7 @@ class FastLane:
             upstream = self._lent.pop(number, None)
             if upstream is not None:
                 upstream.close()
+        self.crossing.tell()
 
     def _record_refusal(self, number: int, serial: int, denial: int, bytes_in: int, bytes_out: int, request_id: str, line: bytes) -> None:
         """A refusal makes a record always: people ask for it by its id."""
@@ -496,13 +555,19 @@ class FastLane:
         )
         self.context.sink(record)
 
-    def _record(self, number: int, serial: int, micros: int, bytes_in: int, bytes_out: int, status: int, line: bytes) -> None:
-        conn, pick = self.context.conns.get(number), self._picks.get(serial)
+    def _record(self, number: int, serial: int, micros: int, bytes_in: int, bytes_out: int, status: int, line: bytes, guest: int) -> None:
+        conn, pick = self._whose(number, guest), self._picks.get(serial)
         if conn is None or pick is None:
             return
+        record = self.record_of(conn, pick, line, micros / 1e6)
+        record.status, record.bytes_in, record.bytes_out = status, bytes_in, bytes_out
+        self.crossing.note(record, conn, serial)
+        self.context.sink(record)
+
+    def record_of(self, conn: Conn, pick: Pick, line: bytes, duration: float) -> Record:
+        """Of a request that the lane has sent on. `line`: its request line."""
         method, target, _ = line.decode("latin-1").split(" ")
-        duration = micros / 1e6
-        record = Record(
+        return Record(
             kind="request",
             direction=conn.direction,
             started=time.time() - duration,
@@ -516,12 +581,8 @@ class FastLane:
             protocol="http",
             method=method,
             path=target.partition("?")[0][:_PATH_SHOWN],
-            status=status,
             rule=pick.rule,
-            bytes_in=bytes_in,
-            bytes_out=bytes_out,
         )
-        self.context.sink(record)
 
     # plans
 
@@ -534,6 +595,10 @@ class FastLane:
         plan = self._plans[key] = self._made(conn)
         return plan
 
+    def plan_of_stream(self, conn: Conn) -> Plan | None:
+        """As for a connection; but who calls is proved by the one that the stream came on, so it is of that one alone."""
+        return self._made(conn)
+
     def _made(self, conn: Conn) -> Plan | None:
         found = self._groups(conn)
         if not found:
@@ -544,7 +609,9 @@ class FastLane:
         for endpoints in groups.values():
             for endpoint in endpoints:
                 workload = snapshot.workload(endpoint.workload)
-                if workload is None or workload.key not in captured or endpoint in live.breakers:
+                if workload is None or endpoint in live.breakers:
+                    return None
+                if workload.key not in captured and not (isinstance(conn.route, Outward) and conn.route.crosses(workload, endpoint)):
                     return None
                 key = (caller_key(conn, endpoint), conn.workload.key, endpoint)
                 target = self._targets.get(key)

@@ -9,10 +9,22 @@ import trio
 
 from nodeproxy.credentials import Credentials, Peer, Trust
 from nodeproxy.http.h2 import Bounds, Channel, Connection
+from nodeproxy.http.h2_carrier import Carrier
 from nodeproxy.http.message import Fields
 from nodeproxy.stream import Stream
 from nodeproxy.telemetry.report import Record
-from nodeproxy.tls import MESH, Secured
+from nodeproxy.tls import MESH
+
+
+class AnySecured(Protocol):
+    """A connection whose other end was proved, by whichever TLS."""
+
+    @property
+    def stream(self) -> object: ...
+    @property
+    def peer(self) -> Peer | None: ...
+    @property
+    def alpn(self) -> str: ...
 
 
 class PeerConnection(Protocol):
@@ -52,14 +64,15 @@ class Link(Connection):
 
     def __init__(
         self,
-        secured: Secured,
+        secured: AnySecured,
         client: bool,
         bounds: Bounds,
         name: str,
         made_of: tuple[Credentials, Trust],
         met: Callable[[], None] = lambda: None,
+        carrier: Carrier | None = None,
     ) -> None:
-        super().__init__(cast(Stream, secured.stream), client, bounds, name)
+        super().__init__(cast(Stream, secured.stream), client, bounds, name, carrier)
         assert secured.peer is not None, "nobody proved anything"
         self.peer = secured.peer
         self.native = secured.alpn == MESH

@@ -82,7 +82,6 @@ class Proxy:
         """`lane`: use the native lane. `counted`: takes what it counts, while it need not say more (FastLane.logging)."""
         self.context = Context(snapshot, sockets, Live(), Pool(limits), limits, ports, sink, identities, bounds)
         self.context.shared = self.shared = Shared(self.context.h2_bounds, limits.pool_idle_timeout)
-        self.context.peers = self.peers = Peers(self.context, peer_limits)
         self.houses: dict[str, _House] = {}
         self.lane: FastLane | None = None
         if lane:
@@ -90,6 +89,7 @@ class Proxy:
 
             self.context.lane = self.lane = FastLane(self.context, counted)
             self.context.live.failing = self.lane.forget
+        self.context.peers = self.peers = Peers(self.context, peer_limits)
         self._nursery: trio.Nursery | None = None
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -135,11 +135,7 @@ class Proxy:
         cut = 0
         if self.lane is not None:
             self.lane.forget()
-            for conn, pick, request in list(self.lane.calls()):
-                if conn.route is not None and not conn.route.still_allows(pick, request):
-                    conn.verdict = "cut"
-                    conn.scope.cancel()
-                    cut += 1
+            cut += self.lane.recheck()
         for conn in list(self.context.conns.values()):
             if conn.active and conn.route and conn.pick and not conn.route.still_allows(conn.pick, conn.request):
                 conn.verdict = "cut"

@@ -18,7 +18,7 @@ import ssl
 import time
 from collections.abc import Callable, Collection, Sequence
 from operator import index
-from typing import Any
+from typing import Any, Generic, Protocol, TypeVar
 
 import trio
 from msgspec import Struct
@@ -75,20 +75,31 @@ class Context:
         return f"<Context of {self.made_of[0]!r}>"
 
 
-class Contexts:
+class Made(Protocol):
+    """A context, whoever made it."""
+
+    @property
+    def made_of(self) -> tuple[Credentials | None, Trust | None]: ...
+
+
+C = TypeVar("C", bound=Made)
+
+
+class ContextCache(Generic[C]):
     """One for each identity and role. A renewed certificate or a changed root takes the place of the old one."""
 
-    def __init__(self) -> None:
-        self._made: dict[tuple[bool, str, tuple[str, ...], bool], Context] = {}
+    def __init__(self, make: Callable[[bool, Credentials | None, Trust | None, Sequence[str], bool], C]) -> None:
+        self._make = make
+        self._made: dict[tuple[bool, str, tuple[str, ...], bool], C] = {}
 
     def __repr__(self) -> str:
-        return f"<Contexts {len(self._made)} made>"
+        return f"<{type(self).__name__} {len(self._made)} made>"
 
-    def server(self, credentials: Credentials, trust: Trust, alpn: Sequence[str], client_certificate: bool = True) -> Context:
+    def server(self, credentials: Credentials, trust: Trust, alpn: Sequence[str], client_certificate: bool = True) -> C:
         """`client_certificate` False: asked for, and verified when one comes. Raises Refused("no-certificate")."""
         return self._get(True, credentials, trust, alpn, client_certificate)
 
-    def client(self, credentials: Credentials | None, trust: Trust | None, alpn: Sequence[str]) -> Context:
+    def client(self, credentials: Credentials | None, trust: Trust | None, alpn: Sequence[str]) -> C:
         """`trust` None: encrypted, and nobody proved; only for who has no credentials either. Raises Refused("no-certificate")."""
         if trust is None and credentials is not None:
             raise ValueError("credentials are not shown to who need not prove anything")
@@ -99,12 +110,19 @@ class Contexts:
         kept = {None, *credentials}
         self._made = {key: one for key, one in self._made.items() if one.made_of[0] in kept and one.made_of[1] in (trust, None)}
 
-    def _get(self, server: bool, credentials: Credentials | None, trust: Trust | None, alpn: Sequence[str], proves: bool) -> Context:
+    def _get(self, server: bool, credentials: Credentials | None, trust: Trust | None, alpn: Sequence[str], proves: bool) -> C:
         key = (server, credentials.spiffe if credentials else "", tuple(alpn), proves)
         found = self._made.get(key)
         if found is None or found.made_of != (credentials, trust):
-            found = self._made[key] = Context(server, credentials, trust, alpn, proves)
+            found = self._made[key] = self._make(server, credentials, trust, alpn, proves)
         return found
+
+
+class Contexts(ContextCache[Context]):
+    """Of Python's TLS."""
+
+    def __init__(self) -> None:
+        super().__init__(Context)
 
 
 def _load_roots(context: ssl.SSLContext, trust: Trust) -> None:

@@ -167,6 +167,9 @@ class Exchange:
             if piece is not None:
                 upstream.add(piece, self.incoming)
 
+        answered = self.lends.answered() if self.lends is not None else None
+        if answered is not None:  # the lane has asked the server, and what it says is ours to deliver
+            return await self._go_on(answered, request)
         upstream = await self._reach(request)
         begin(upstream)
         if not self.incoming.complete:
@@ -185,6 +188,13 @@ class Exchange:
             await upstream.flush()
             response = await self.response_head(upstream)
         return await self.deliver(upstream, response)
+
+    async def _go_on(self, upstream: Server, request: Request) -> bool:
+        self.upstream = upstream
+        self.context.live.began(upstream.endpoint)
+        decide(self.conn, self.route, request, self.record)
+        self.record.endpoint = upstream.name
+        return await self.deliver(upstream, await self.response_head(upstream))
 
     async def _reach(self, request: Request, fresh: bool = False) -> Server:
         """Decide, and get a connection to the endpoint: one that rests, unless `fresh`, else a new one."""

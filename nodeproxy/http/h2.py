@@ -1,9 +1,9 @@
 """One HTTP/2 connection (RFC 9113) over any stream, in either role.
 
-Theory of operation. `run` has two tasks. The reader feeds what arrives to the state machine, which tells this connection, and that
-its channels, without waiting for anybody. The writer alone sends: it takes all that was queued meanwhile in one piece, so that
-what several tasks queue in one turn of the loop goes out together, and a sender that is cancelled never leaves half a frame
-behind. Senders wait while more than bounds.queue_bytes are queued, or while the peer's windows are shut.
+Theory of operation. A carrier moves the bytes (h2_carrier.py). What arrives goes to the state machine, which tells this connection,
+and that its channels, without waiting for anybody. What is queued in one turn of the loop, by however many tasks, goes out together,
+and a sender that is cancelled never leaves half a frame behind. Senders wait while more than bounds.queue_bytes are queued, or while
+the peer's windows are shut.
 
 Windows. A stream begins with 64 KiB and grows while its consumer keeps up, to bounds.stream_window, as long as all growth together
 is no more than a third of bounds.connection_window. Bytes are given back to the peer, for stream and connection alike, when the
@@ -16,19 +16,20 @@ goes out, best effort, and `run` raises. Whatever the end, streams that are stil
 
 from __future__ import annotations
 
+import contextlib
 import math
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import trio
 from trio.lowlevel import ParkingLot
 
 from nodeproxy.errors import Refused
 from nodeproxy.http.h2_bounds import FIRST_WINDOW, Bounds, Code, too_large, wrong_request, wrong_response, wrong_trailers
+from nodeproxy.http.h2_carrier import Carrier, StreamCarrier
 from nodeproxy.http.h2_channel import Channel
 from nodeproxy.http.h2_machine import Listener, Machine, Violation
 from nodeproxy.http.message import Fields
-from nodeproxy.http.wire import Wire
 from nodeproxy.native import AVAILABLE
 from nodeproxy.stream import WholeStream
 
@@ -37,7 +38,7 @@ if AVAILABLE:
 
 __all__ = ["Bounds", "Channel", "Code", "Connection"]
 
-_PIECE = 65536  # read, sent and queued at once
+_PIECE = 65536  # queued at once
 
 
 def machine(client: bool, bounds: Bounds, listener: Listener, now: float) -> Machine | NativeMachine:
@@ -50,46 +51,44 @@ def machine(client: bool, bounds: Bounds, listener: Listener, now: float) -> Mac
 class Connection:
     """One connection. Streams can be opened at once; they move while `run` runs."""
 
-    def __init__(self, stream: WholeStream, client: bool, bounds: Bounds, name: str) -> None:
+    def __init__(self, stream: WholeStream, client: bool, bounds: Bounds, name: str, carrier: Carrier | None = None) -> None:
+        """`carrier`: moves the bytes instead of two tasks over `stream`."""
         now = trio.current_time()
         self.name = name
         self.bounds = bounds
         self.client = client
         self.closed = False
-        self.idle_since = now  # when the last stream ended
-        self.last_heard = now
+        self._idle_since = self._last_heard = now
         self.queue = ParkingLot()  # senders that wait for the writer
-        self._wire = Wire(stream)
-        self._machine = machine(client, bounds, self, now)
+        self.carrier = carrier or StreamCarrier(stream)
+        self.machine = machine(client, bounds, self, now)
         self._accept: Callable[[Channel], None] | None = None
         self._channels: dict[int, Channel] = {}  # whose stream is not over
         self._served: set[Channel] = set()  # opened by the peer, and their owners are not done with them
         self._untold = 0  # bytes taken that the peer was not yet given back
         self._windows = ParkingLot()  # senders that wait for the window of the connection
-        self._work = ParkingLot()  # the writer, when nothing is queued
         self._pings: dict[bytes, trio.Event] = {}
         self._pinged = 0
         self._last_taken: int | None = None  # of the peer's streams, once we sent GOAWAY
         self._told = ""  # what the peer's GOAWAY said
-        self._draining = False  # no new streams
-        self._finishing = False  # what is queued goes out, and that is all
+        self.draining = False  # no new streams
         self._failure: Refused | None = None
-        self._reading = trio.CancelScope()
+        self.reading = trio.CancelScope()
         self._scope: trio.CancelScope | None = None
 
     def __repr__(self) -> str:
-        state = "closed" if self.closed else "draining" if self._draining else "open"
+        state = "closed" if self.closed else "draining" if self.draining else "open"
         return f"<Connection {self.name}, {state}, {self.streams} streams>"
 
     @property
     def streams(self) -> int:
         """How many are open."""
-        return len(self._channels)
+        return len(self._channels) + self.machine.lent
 
     @property
     def ending(self) -> bool:
         """It takes no new streams, whichever end said so."""
-        return self.closed or self._draining
+        return self.closed or self.draining
 
     @property
     def held(self) -> int:
@@ -97,12 +96,22 @@ class Connection:
         return sum(channel.held for channel in self._channels.values())
 
     @property
+    def idle_since(self) -> float:
+        """When the last stream ended."""
+        return max(self._idle_since, self.carrier.idle_since)
+
+    @property
+    def last_heard(self) -> float:
+        """When anything came last."""
+        return max(self._last_heard, self.carrier.last_heard)
+
+    @property
     def peer_max_streams(self) -> int:
-        return self._machine.peer_max_streams
+        return self.machine.peer_max_streams
 
     def room(self) -> int:
         """How many more streams may be opened now."""
-        if self.closed or self._draining or self._machine.exhausted:
+        if self.closed or self.draining or self.machine.exhausted:
             return 0
         return max(0, min(self.peer_max_streams, self.bounds.max_streams) - self.streams)
 
@@ -120,99 +129,71 @@ class Connection:
                 return
             async with trio.open_nursery() as nursery:
                 self._scope = nursery.cancel_scope
-                nursery.start_soon(self._write)
-                await self._read()
-                self._finishing = True
-                nursery.cancel_scope.deadline = trio.current_time() + self.bounds.farewell
-                self._stir()
+                await self.carrier.run(self, nursery)
         finally:
-            self._end(str(self._failure) if self._failure else "the connection ended")
+            self.end(str(self._failure) if self._failure else "the connection ended")
         if self._failure is not None:
             raise self._failure
 
-    async def _read(self) -> None:
-        machine = self._machine
-        self._reading.deadline = min(self._reading.deadline, trio.current_time() + self.bounds.preface)
-        with self._reading:
-            try:
-                while data := await self._wire.receive(_PIECE):
-                    self.last_heard = trio.current_time()
-                    machine.feed(data, self.last_heard)
-                    if machine.queued:
-                        self._stir()
-            except Violation as violation:
-                self._fail("http2-abuse", str(violation))
-                self._end(str(self._failure))  # now: h2 takes nothing more from the streams, and raises its own errors at them
-            except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
-                if self.streams or not self._draining:
-                    self._fail("peer-lost", str(error))
-            else:
-                if self.streams:
-                    self._fail("peer-lost", f"it closed the connection{self._told}, {self.streams} streams were open")
-        if self._reading.cancelled_caught and not machine.greeted and not self._draining:
-            self._fail("peer-lost" if self.client else "http2-abuse", f"no SETTINGS within {self.bounds.preface:g} s")
+    @contextlib.contextmanager
+    def listens(self) -> Iterator[None]:
+        """While the peer is listened to: until `reading` is cancelled, and not for long without SETTINGS."""
+        self.reading.deadline = min(self.reading.deadline, trio.current_time() + self.bounds.preface)
+        with self.reading:
+            yield
+        if self.reading.cancelled_caught and not self.machine.greeted and not self.draining:
+            self.fails("peer-lost" if self.client else "http2-abuse", f"no SETTINGS within {self.bounds.preface:g} s")
 
-    async def _write(self) -> None:
-        machine = self._machine
-        try:
-            while True:
-                data = machine.data_to_send()
-                if not data:
-                    if self._finishing:
-                        return
-                    self._finish_if_drained(flushed=True)
-                    await self._work.park()
-                    continue
-                if self.queue:
-                    self.queue.unpark_all()
-                for start in range(0, len(data), _PIECE):
-                    with trio.move_on_after(self.bounds.stall) as scope:
-                        await self._wire.send(data if len(data) <= _PIECE else data[start : start + _PIECE])
-                    if scope.cancelled_caught:
-                        self._fail("peer-lost", f"it took no bytes for {self.bounds.stall:g} s")
-                        self._reading.cancel()
-                        return
-        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
-            if self.streams:
-                self._fail("peer-lost", str(error))
-            self._reading.cancel()
+    def heard(self) -> None:
+        """Something came."""
+        self._last_heard = trio.current_time()
 
-    def _stir(self) -> None:
-        """Let the writer look again."""
-        if self._work:
-            self._work.unpark_all()
-
-    def _fail(self, flag: str, detail: str) -> None:
+    def fails(self, flag: str, detail: str) -> None:
+        """It ends, or has ended, for this; the first reason counts."""
         if self._failure is None:
             self._failure = Refused(flag, f"{self.name}: {detail}")
+
+    def broke_rules(self, violation: Violation) -> None:
+        """The peer did. Streams end now: the machine takes nothing more from them, and h2 raises its own errors at them."""
+        self.fails("http2-abuse", str(violation))
+        self.end(str(self._failure))
+
+    def closed_by_peer(self, why: str) -> None:
+        """Nothing more comes. `why` "": the peer ended in order."""
+        if why:
+            if self.streams or not self.draining:
+                self.fails("peer-lost", why)
+        elif self.streams:
+            self.fails("peer-lost", f"it closed the connection{self._told}, {self.streams} streams were open")
 
     def drain(self) -> None:
         """Take no more streams, and say so. `run` returns when the last one ended."""
         if self._last_taken is None and not self.closed:
-            self._draining = True
-            self._last_taken = self._machine.go_away()
-            self._stir()  # it looks whether that was all
+            self.draining = True
+            self._last_taken = self.machine.go_away()
+            self.carrier.stir()  # it looks whether that was all
 
     def close(self) -> None:
         """End it at once; streams break."""
-        self._end("the connection was closed here")
+        self.end("the connection was closed here")
         if self._scope is not None:
             self._scope.cancel()
 
-    def _end(self, why: str) -> None:
-        self.closed = self._draining = True
+    def end(self, why: str) -> None:
+        self.closed = self.draining = True
         while self._channels:
             self._channels.popitem()[1].lose(why)
         self.queue.unpark_all()
         for event in self._pings.values():
             event.set()
 
-    def _finish_if_drained(self, flushed: bool) -> None:
-        if self._draining and flushed and not self._channels:
+    def finish_if_drained(self) -> None:
+        """Nothing is queued: was that all?"""
+        if self.draining and not self.streams:
             # A server waits a moment for its client to close: what it sent last may be on its way, and closing a socket with
             # unread bytes in it (a WINDOW_UPDATE) would reset that.
             wait = 0.0 if self.client else self.bounds.farewell
-            self._reading.deadline = min(self._reading.deadline, trio.current_time() + wait)
+            self.reading.deadline = min(self.reading.deadline, trio.current_time() + wait)
 
     async def ping(self, timeout: float) -> bool:
         """Did the peer answer within `timeout` seconds?"""
@@ -222,8 +203,8 @@ class Connection:
         mark = struct.pack(">Q", self._pinged)
         event = self._pings[mark] = trio.Event()
         try:
-            self._machine.ping(mark)
-            self._stir()
+            self.machine.ping(mark)
+            self.carrier.stir()
             with trio.move_on_after(timeout):
                 await event.wait()
             return mark not in self._pings
@@ -233,32 +214,43 @@ class Connection:
     async def open(self, fields: Fields, end: bool = False) -> Channel:
         """Open a stream. Raises Refused("peer-lost") when the connection takes no more."""
         while self.room() and self.queue_full():
-            await self.queue.park()
+            await self.wait_room()
         if not self.room():
-            why = "it is ending" if self._draining else f"it takes no more than {self.streams} streams at once"
+            why = "it is ending" if self.draining else f"it takes no more than {self.streams} streams at once"
             raise Refused("peer-lost", f"{self.name}: {why}")
-        number = self._machine.open(fields, end)
+        number = self.machine.open(fields, end)
         channel = self._channels[number] = Channel(self, number, fields, tunnel=(b":method", b"CONNECT") in fields, asked=True)
         self._sent(channel, end)
+        return channel
+
+    def adopt(self, number: int) -> Channel:
+        """A stream that was the carrier's: its request was sent, and its response is to come."""
+        channel = self._channels[number] = Channel(self, number, [], tunnel=False, asked=True)
+        channel.sent_end = True
         return channel
 
     # What channels ask for
 
     def queue_full(self) -> bool:
-        return self._machine.queued >= self.bounds.queue_bytes
+        return self.machine.queued >= self.bounds.queue_bytes
+
+    async def wait_room(self) -> None:
+        """Wait until less is queued."""
+        self.carrier.wants_room(self)
+        await self.queue.park()
 
     def send_fields(self, channel: Channel, fields: Fields, end: bool) -> None:
-        self._machine.send_fields(channel.id, fields, end)
+        self.machine.send_fields(channel.id, fields, end)
         self._sent(channel, end)
 
     def send_data(self, channel: Channel, data: bytes | memoryview, end: bool) -> None:
-        self._machine.send_data(channel.id, data, end_stream=end)
+        self.machine.send_data(channel.id, data, end_stream=end)
         channel.shut_since = math.inf
         self._sent(channel, end)
 
     def sendable(self, channel: Channel, wanted: int) -> int:
         """How many of the wanted bytes can be queued now."""
-        machine = self._machine
+        machine = self.machine
         if machine.queued >= self.bounds.queue_bytes:
             return 0
         return max(0, min(wanted, machine.local_flow_control_window(channel.id), machine.max_outbound_frame_size, _PIECE))
@@ -266,9 +258,9 @@ class Connection:
     async def wait_sendable(self, channel: Channel) -> None:
         """Wait until it is worth to look at `sendable` again. Breaks the stream when its peer opens no window for too long."""
         if self.queue_full():
-            await self.queue.park()
+            await self.wait_room()
             return
-        lot = self._windows if self._machine.outbound_flow_control_window <= 0 else channel.windows
+        lot = self._windows if self.machine.outbound_flow_control_window <= 0 else channel.windows
         # Not from now: what wakes it need not be a window of its own.
         channel.shut_since = min(channel.shut_since, trio.current_time())
         with trio.move_on_at(channel.shut_since + self.bounds.stall) as scope:
@@ -283,18 +275,18 @@ class Connection:
         if channel.untold * 2 >= channel.window and channel.id in self._channels and not (channel.heard_end or channel.released):
             growth = 0
             if not channel.held:  # its consumer keeps up
-                growth = min(channel.window, self.bounds.stream_window - channel.window, self._machine.growth)
-                self._machine.growth -= growth
+                growth = min(channel.window, self.bounds.stream_window - channel.window, self.machine.growth)
+                self.machine.growth -= growth
                 channel.window += growth
-            self._machine.give_back(channel.id, channel.untold, growth)
+            self.machine.give_back(channel.id, channel.untold, growth)
             channel.untold = 0
-            self._stir()
+            self.carrier.stir()
 
     def release(self, channel: Channel, code: int) -> None:
         """Its owner is done with it: reset it, if anything is still to come."""
         self._served.discard(channel)
         if self._channels.pop(channel.id, None) is not None:
-            self._machine.drop(channel.id, code)
+            self.machine.drop(channel.id, code)
             self._over(channel)
 
     def wake(self, channel: Channel) -> None:
@@ -306,37 +298,37 @@ class Connection:
     def _give_back(self, size: int) -> None:
         self._untold += size
         if self._untold * 4 >= self.bounds.connection_window and not self.closed:
-            self._machine.give_back(0, self._untold)
+            self.machine.give_back(0, self._untold)
             self._untold = 0
-            self._stir()
+            self.carrier.stir()
 
     def _sent(self, channel: Channel, end: bool) -> None:
-        self._stir()
+        self.carrier.stir()
         if end:
             channel.sent_end = True
             self._over_if_ended(channel)
 
     def _over_if_ended(self, channel: Channel) -> None:
         if channel.sent_end and channel.heard_end and self._channels.pop(channel.id, None) is not None:
-            self._machine.served()
+            self.machine.served()
             self._over(channel)
 
     def _over(self, channel: Channel) -> None:
-        self._machine.growth += channel.window - FIRST_WINDOW
+        self.machine.growth += channel.window - FIRST_WINDOW
         if not self._channels:
-            self.idle_since = trio.current_time()
-        self._stir()  # when draining, it looks whether that was the last
+            self._idle_since = trio.current_time()
+        self.carrier.stir()  # when draining, it looks whether that was the last
 
     def _break(self, channel: Channel, code: int, why: str) -> None:
         del self._channels[channel.id]
-        self._machine.drop(channel.id, code)
+        self.machine.drop(channel.id, code)
         self._over(channel)
         channel.lose(why)
 
     # What the peer did: h2_machine.Listener
 
     def requested(self, number: int, fields: Fields, ended: bool) -> None:
-        machine, most = self._machine, self.bounds.max_streams
+        machine, most = self.machine, self.bounds.max_streams
         why = wrong_request(fields)
         if self._accept is None or (self._last_taken is not None and number > self._last_taken):
             machine.drop(number, Code.REFUSED_STREAM)
@@ -371,7 +363,7 @@ class Connection:
         why = wrong_trailers(fields) or ("they are too large" if too_large(fields, self.bounds) else "")
         if why:
             self._break(channel, Code.PROTOCOL_ERROR, f"malformed trailers: {why}")
-            self._machine.blame(f"malformed trailers, the last ones: {why}")
+            self.machine.blame(f"malformed trailers, the last ones: {why}")
         else:
             channel.trailers = fields
 
@@ -399,7 +391,7 @@ class Connection:
                 channel.reset(code)
             else:
                 channel.lose(f"the peer broke HTTP/2 on this stream (error code {code})")
-        self._machine.blame("resets of streams" if by_peer else "streams on which HTTP/2 was broken")
+        self.machine.blame("resets of streams" if by_peer else "streams on which HTTP/2 was broken")
 
     def windows_opened(self, number: int | None) -> None:
         if number == 0:
@@ -411,8 +403,8 @@ class Connection:
             opened.windows.unpark_all()
 
     def greeted(self) -> None:
-        if self._channels or not self._draining:
-            self._reading.deadline = math.inf
+        if self._channels or not self.draining:
+            self.reading.deadline = math.inf
 
     def answered(self, mark: bytes) -> None:
         event = self._pings.pop(mark, None)
@@ -420,11 +412,11 @@ class Connection:
             event.set()
 
     def left(self, last: int, code: int) -> None:
-        self._draining = True
+        self.draining = True
         self._told = f" after GOAWAY with error code {code}"
         for channel in [c for c in self._channels.values() if self.client and c.id > last]:
             del self._channels[channel.id]
             self._over(channel)
             channel.refused_unprocessed = True  # RFC 9113 section 6.8
             channel.lose(f"the peer is ending the connection{self._told[6:]} and did not take this stream")
-        self._stir()
+        self.carrier.stir()

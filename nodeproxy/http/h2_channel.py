@@ -184,7 +184,7 @@ class Channel(HalfCloseableStream):
     async def _queue_room(self) -> None:
         self._check_writable()
         while self.connection.queue_full():
-            await self.connection.queue.park()
+            await self.connection.wait_room()
             self._check_writable()
 
     def _check_writable(self) -> None:

@@ -70,6 +70,7 @@ class Machine(H2Connection):
     It hooks into `_receive_frame`, which h2 does not promise to keep; most tests of this package fail when that changes.
     """
 
+    lent = 0  # streams that are not Python's
     MAX_CLOSED_STREAMS = 512  # remembered, to tell late frames from wrong ones; h2 would keep 65536, some 10 MiB
 
     def __init__(self, client: bool, bounds: Bounds, listener: Listener, now: float) -> None:

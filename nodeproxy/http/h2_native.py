@@ -56,6 +56,11 @@ class NativeMachine:
         return self.h2.next_id >= _LAST_ID
 
     @property
+    def lent(self) -> int:
+        """Streams that the native lane serves by itself."""
+        return self.h2.lent
+
+    @property
     def peer_max_streams(self) -> int:
         return self.h2.peer_max_streams
 

@@ -9,19 +9,28 @@ import trio
 from nodeproxy.errors import Refused
 from nodeproxy.http.caller import Caller
 from nodeproxy.http.message import RequestHead
+from nodeproxy.http.sides import Server
+from nodeproxy.http.streams import StreamCaller, StreamServer
+from nodeproxy.linked import LaneCarrier
 from nodeproxy.stream import Peeked
 
 if TYPE_CHECKING:
     from nodeproxy.http.exchange import Exchange
+    from nodeproxy.http.pool import Upstream
     from nodeproxy.lane import FastLane, Given, Plan
 
 _PATH_SHOWN = 256  # characters of a path in a record
 
 
-def lending(exchange: Exchange) -> Lending | None:
-    """None where the lane cannot help: it was not compiled, or this is no HTTP/1.1 over a plain socket."""
+def lending(exchange: Exchange) -> Lending | StreamLending | None:
+    """None where the lane cannot help: it was not compiled, or this is neither HTTP/1.1 over a plain socket nor a stream that it carries."""
     lane = exchange.context.lane
-    if lane is None or not isinstance(exchange.caller, Caller):
+    if lane is None:
+        return None
+    if isinstance(exchange.caller, StreamCaller):
+        carried = isinstance(exchange.caller.channel.connection.carrier, LaneCarrier)
+        return StreamLending(exchange, lane, exchange.caller) if carried and exchange.conn.direction == "inbound" else None
+    if not isinstance(exchange.caller, Caller):
         return None
     stream = exchange.caller.stream
     if isinstance(stream, Peeked):
@@ -61,13 +70,23 @@ class Lending:
         """After a request. False: the connection has ended."""
         exchange = self._exchange
         conn, head = exchange.conn, exchange.head
-        if head is None or conn.pick is None or conn.pick.hop is not None or exchange.context.draining:
+        if head is None or conn.pick is None or exchange.context.draining:
+            return True
+        hop, peers = conn.pick.hop, exchange.context.peers
+        peer = peers.existing(conn, hop) if hop is not None and peers is not None else None
+        if hop is not None and peer is None:
             return True
         plan = self._lane.learn(conn, head, exchange.sent, conn.pick)
         if plan is None:
             return True
-        self._lane.lend(conn, plan, conn.pick.endpoint)
+        if peer is None:
+            self._lane.lend(conn, plan, conn.pick.endpoint)
+        elif not self._lane.crossing.route(plan.targets[conn.pick.endpoint], peer, conn.pick.endpoint):
+            return True
         return await self._carry(plan)
+
+    def answered(self) -> Server | None:
+        return None
 
     async def _carry(self, plan: Plan) -> bool:
         exchange = self._exchange
@@ -111,9 +130,15 @@ class Lending:
             head.close = head.close or bool(head.length)
             exchange.begun = given.begun
             raise Refused(given.flag, given.detail and f"{exchange.record.endpoint} {given.detail}")
-        upstream = self._lane.take_back(given.server)
-        upstream.incoming.feed(given.rest)
-        upstream.used = upstream.heard = True
+        upstream: Server
+        pick = self._lane.pick_of(given)
+        if given.link:
+            channel = self._lane.crossing.adopted(given)
+            if channel is None or pick is None:
+                raise Refused("upstream-broken", f"{exchange.record.endpoint} the connection to its node ended")
+            upstream = StreamServer.adopted(channel, pick.endpoint)
+        else:
+            upstream = taken_back(self._lane, given)
         exchange.upstream = upstream
         exchange.context.live.began(upstream.endpoint)
         return await exchange.deliver(upstream, await exchange.response_head(upstream))
@@ -137,3 +162,40 @@ class Lending:
         if pick is not None:
             record.destination, record.service, record.rule, record.endpoint = pick.workload, pick.service, pick.rule, str(pick.endpoint)
         return head
+
+
+class StreamLending:
+    """Of one exchange on a stream that the lane carries: the next such stream may be the lane's."""
+
+    __slots__ = ("_caller", "_exchange", "_lane")
+
+    def __init__(self, exchange: Exchange, lane: FastLane, caller: StreamCaller) -> None:
+        self._exchange = exchange
+        self._lane = lane
+        self._caller = caller
+
+    async def early(self) -> bool:
+        return True
+
+    def refused(self, refused: Refused) -> None:
+        return
+
+    async def lend(self) -> bool:
+        exchange = self._exchange
+        conn, head = exchange.conn, exchange.head
+        if head is not None and conn.pick is not None and not exchange.context.draining:
+            self._lane.crossing.learn(conn, self._caller.channel, head, exchange.sent, conn.pick)
+        return True
+
+    def answered(self) -> Server | None:
+        """The server that the lane has asked already, with what it said."""
+        given = self._lane.crossing.answered(self._caller.channel)
+        return taken_back(self._lane, given) if given is not None else None
+
+
+def taken_back(lane: FastLane, given: Given) -> Upstream:
+    """A server's connection that has answered in a way that goes on in Python."""
+    upstream = lane.take_back(given.server)
+    upstream.incoming.feed(given.rest)
+    upstream.used = upstream.heard = True
+    return upstream

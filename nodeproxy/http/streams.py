@@ -199,6 +199,15 @@ class StreamServer:
         self._out = _Outgoing()
         self._tried = trio.Event()  # the head was sent, or could not be: who waits for the response is not who sends the request
 
+    @classmethod
+    def adopted(cls, channel: Channel, endpoint: Endpoint) -> StreamServer:
+        """A stream to another node on which the lane has asked."""
+        server = cls(channel.connection, endpoint, through_node=True)
+        server._channel = channel
+        server._incoming = StreamBody(channel)
+        server._tried.set()
+        return server
+
     def __repr__(self) -> str:
         return f"<StreamServer {self.name} {self._channel!r}>"
 

@@ -12,10 +12,13 @@ try:
         RESPONSE,
         RIGHT_BROKEN,
         Lane,
+        Linked,
         Plan,
         Program,
         Relayed,
+        Secured,
         Target,
+        TlsContext,
     )
 
     AVAILABLE = True
@@ -34,8 +37,11 @@ __all__ = [
     "RESPONSE",
     "RIGHT_BROKEN",
     "Lane",
+    "Linked",
     "Plan",
     "Program",
     "Relayed",
+    "Secured",
     "Target",
+    "TlsContext",
 ]

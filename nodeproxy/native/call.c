@@ -14,11 +14,7 @@
 
 #include "lane.h"
 
-static void finish(lane *l, caller *c);
-static bool add_end(lane *l, caller *c);
-static void response_head(lane *l, caller *c, server *s, const uint8_t *data, size_t size);
-
-static void fail(lane *l, caller *c, const char *flag, const char *detail) { go_up(l, c, UP_FAILED, flag, detail); }
+void fail(lane *l, caller *c, const char *flag, const char *detail) { go_up(l, c, UP_FAILED, flag, detail); }
 
 /* ---- sending ---- */
 
@@ -61,8 +57,12 @@ static bool send_waiting(lane *l, side *s, void *owner, buffer *waiting) {
     return true;
 }
 
-static void to_caller(lane *l, caller *c) {
+void to_caller(lane *l, caller *c) {
     uint32_t size = held(&l->work);
+    if (c->front != NULL) {
+        front_send(l, c);
+        return;
+    }
     c->bytes_out += size;
     bool ok = size == 0 || pass_on(l, &c->side, c, &c->out, first(&l->work), size);
     l->work.begin = l->work.end = 0;
@@ -70,11 +70,15 @@ static void to_caller(lane *l, caller *c) {
         fail(l, c, "client-gone", "");
         return;
     }
-    if (held(&c->out) > l->set.buffer_bytes && c->server) watch(l, &c->server->side, c->server, c->server->side.events & ~(uint32_t)EPOLLIN);
+    if (held(&c->out) > l->set.buffer_bytes && c->server != NULL) watch(l, &c->server->side, c->server, c->server->side.events & ~(uint32_t)EPOLLIN);
 }
 
-static void to_server(lane *l, caller *c) {
+void to_server(lane *l, caller *c) {
     server *s = c->server;
+    if (s == NULL) {
+        back_send(l, c);
+        return;
+    }
     uint32_t size = held(&l->work);
     bool ok = size == 0 || s->broken || pass_on(l, &s->side, s, &s->out, first(&l->work), size);
     l->work.begin = l->work.end = 0;
@@ -98,7 +102,7 @@ static int head_complete(llhttp_t *parser) {
     return parser->type == HTTP_RESPONSE && c->head_only ? 1 : 0;
 }
 
-static bool framed(lane *l, const char *data, size_t size, bool chunked) {
+bool framed(lane *l, const void *data, size_t size, bool chunked) {
     if (!chunked) return buffer_add(&l->work, data, size);
     char line[24];
     int written = snprintf(line, sizeof line, "%zx\r\n", size);
@@ -133,7 +137,7 @@ static int trailer_end(llhttp_t *parser) {
 }
 
 /* The end of a chunked body, with the trailers that travel on. */
-static bool add_end(lane *l, caller *c) {
+bool add_end(lane *l, caller *c) {
     bool ok = buffer_add(&l->work, "0\r\n", 3);
     if (held(&c->trailers)) {
         const uint8_t *p = first(&c->trailers), *end = p + held(&c->trailers);
@@ -177,14 +181,14 @@ void lane_callbacks(lane *l) {
 }
 
 /* What is here already, or has ended, is looked at in the next round: who sends a hundred requests at a time does not stop the others. */
-static void come_again(lane *l, caller *c) {
-    if (c->is_again || !(held(&c->in) || c->ended || c->recalled || c->plan->generation != l->generation)) return;
+void come_again(lane *l, caller *c) {
+    if (c->is_again || c->from != NULL || !(held(&c->in) || c->ended || c->recalled || c->plan->generation != l->generation)) return;
     c->is_again = true;
     c->again = l->again;
     l->again = c;
 }
 
-static void deadline(lane *l, caller *c, uint64_t after, const char *flag) {
+void deadline(lane *l, caller *c, uint64_t after, const char *flag) {
     c->deadline = l->now + after;
     c->late = flag;
 }
@@ -255,7 +259,7 @@ static bool deny(lane *l, caller *c, const entry *e, const target *t, const uint
 }
 
 /* A whole head is at `data`. Answers how many bytes were taken, 0 when it went up. */
-static int64_t begin_call(lane *l, caller *c, const uint8_t *data, size_t size, const head *h, int64_t head_size) {
+int64_t begin_call(lane *l, caller *c, const uint8_t *data, size_t size, const head *h, int64_t head_size) {
     plan *p = c->plan;
     bool has_body = h->chunked || h->length > 0;
     if (c->recalled || p->generation != l->generation || (has_body && is_one_of(h, NO_BODY))) return 0;
@@ -263,6 +267,7 @@ static int64_t begin_call(lane *l, caller *c, const uint8_t *data, size_t size, 
     entry *e = at == NULL ? NULL : entry_find(l, p, at, h);
     target *t = at == NULL ? NULL : at->target;
     if (e != NULL && e->denial != NO_DENIAL) {
+        if (c->front != NULL) return 0;   /* Python says no there */
         /* The caller's own trace id would be that of the refusal: Python reads it. */
         bool plain = !has_body && !h->close && !h->traced;
         if (!plain || !deny(l, c, e, t, data, (size_t)head_size, is_one_of(h, (const char *const[]){"HEAD", NULL}))) return 0;
@@ -271,33 +276,43 @@ static int64_t begin_call(lane *l, caller *c, const uint8_t *data, size_t size, 
         return head_size;
     }
     server *s = e == NULL ? NULL : t->resting;
-    if (s == NULL) {
+    bool through = e != NULL && s == NULL && c->front == NULL && back_ready(t);   /* its node is asked, over a stream */
+    if (s == NULL && !through) {
         l->missed++;
         return 0;
     }
     llhttp_init(&c->parser, HTTP_REQUEST, &l->asks);
     c->head_only = is_one_of(h, (const char *const[]){"HEAD", NULL});
-    c->chunk_request = h->chunked;
+    c->chunk_request = h->chunked && !through;
     l->work.begin = l->work.end = 0;
-    if (!write_request(&l->work, h, p->shown, p->shown_size)) return 0;
+    if (!through && !write_request(&l->work, h, p->shown, p->shown_size)) return 0;
     uint32_t written = held(&l->work);
     bool ended;
     int64_t taken = feed(l, c, &c->parser, data, (size_t)head_size, &ended);
     if (taken != head_size || ended == has_body || held(&l->work) != written) return 0;
     if (has_body && size > (size_t)head_size) {
         int64_t more = feed(l, c, &c->parser, data + head_size, size - (size_t)head_size, &ended);
-        if (more < 0 || (ended && h->chunked && !add_end(l, c))) {
+        if (more < 0 || (ended && c->chunk_request && !add_end(l, c))) {
             buffer_free(&c->trailers);
             return 0;
         }
         taken += more;
     }
 
+    c->has_body = has_body;
+    if (through && !back_open(l, c, t, h)) {
+        buffer_free(&c->trailers);
+        return 0;
+    }
     /* From here on it is under way. */
     chosen(l, p, t);
-    server_unrest(s);
-    s->caller = c;
-    c->server = s;
+    if (s != NULL) {
+        server_unrest(s);
+        s->caller = c;
+        c->server = s;
+    }
+    c->target = t;
+    t->users++;
     c->row = e->row;
     t->in_flight++;
     l->calls++;
@@ -307,23 +322,30 @@ static int64_t begin_call(lane *l, caller *c, const uint8_t *data, size_t size, 
     c->bytes_out = 0;
     c->status = 0;
     c->idempotent = is_one_of(h, IDEMPOTENT);
-    c->has_body = has_body;
     c->request_done = ended;
     c->response_done = false;
     c->close = h->close;
     if (!buffer_add(&c->asked, data, (size_t)head_size)) l->no_memory = true;
-    to_server(l, c);
+    if (s != NULL || has_body) to_server(l, c);
     if (c->side.gone) return taken;
     if (c->request_done) deadline(l, c, l->set.response_timeout, "response-timeout");
     else deadline(l, c, l->set.idle_timeout, "idle");
     return taken;
 }
 
+/* An answer that can only go up has waited for this. */
+void request_ended(lane *l, caller *c) {
+    server *s = c->server;
+    if (s == NULL) return;
+    if (held(&s->in)) response_head(l, c, s, first(&s->in), held(&s->in));
+    if (!c->side.gone && c->server == s) watch(l, &s->side, s, s->side.events | EPOLLIN);
+}
+
 /* What is here of the caller: the next request, or more of this one's body. Answers how many bytes were taken. */
 static int64_t caller_bytes(lane *l, caller *c, const uint8_t *data, size_t size) {
     if (c->state >= ASKED) {
         if (c->request_done) return 0;
-        if (held(&c->server->out) > l->set.buffer_bytes) return 0;
+        if (back_waits(c) > l->set.buffer_bytes) return 0;
         int64_t taken = request_body(l, c, data, size);
         if (taken < 0) return (int64_t)size;
         if (!c->request_done) {
@@ -332,9 +354,7 @@ static int64_t caller_bytes(lane *l, caller *c, const uint8_t *data, size_t size
             finish(l, c);
         } else if (c->state == ASKED) {
             deadline(l, c, l->set.response_timeout, "response-timeout");
-            server *s = c->server;
-            if (held(&s->in)) response_head(l, c, s, first(&s->in), held(&s->in));   /* it has waited for this */
-            if (!c->side.gone && c->server == s) watch(l, &s->side, s, s->side.events | EPOLLIN);
+            request_ended(l, c);
         }
         return taken;
     }
@@ -427,7 +447,10 @@ void caller_writable(lane *l, caller *c) {
     if (c->state == ANSWERED) deadline(l, c, l->set.idle_timeout, "idle");
     else if (c->state == AT_REST && held(&c->out) == 0) come_again(l, c);
     server *s = c->server;
-    if (s && !c->response_done && held(&c->out) <= l->set.buffer_bytes / 2) watch(l, &s->side, s, s->side.events | EPOLLIN);
+    if (!c->response_done && held(&c->out) <= l->set.buffer_bytes / 2) {
+        if (s != NULL) watch(l, &s->side, s, s->side.events | EPOLLIN);
+        else streams_read_on(l, c);
+    }
     if (c->response_done && (c->request_done || c->close)) finish(l, c);
 }
 
@@ -460,7 +483,7 @@ static void response_up(lane *l, caller *c, server *s, const uint8_t *data, size
     else watch(l, &s->side, s, s->side.events & ~(uint32_t)EPOLLIN);
 }
 
-static void response_head(lane *l, caller *c, server *s, const uint8_t *data, size_t size) {
+void response_head(lane *l, caller *c, server *s, const uint8_t *data, size_t size) {
     static head h;
     int64_t head_size = read_response(data, size, &l->set.head, &h);
     if (head_size == HEAD_PART) {
@@ -475,10 +498,11 @@ static void response_head(lane *l, caller *c, server *s, const uint8_t *data, si
     bool until_close = !no_body && !h.chunked && h.length < 0;
     bool early = !c->request_done && (s->broken || h.close || until_close);   /* it takes no more of the body */
     llhttp_init(&s->parser, HTTP_RESPONSE, &l->answers);
-    c->chunk_response = !no_body && (h.chunked || until_close);
+    c->chunk_response = !no_body && (h.chunked || until_close) && c->front == NULL;
     l->work.begin = l->work.end = 0;
     bool ended;
-    bool ok = write_response(&l->work, &h, h.status == 204 ? -1 : h.length, h.status != 204 && (h.chunked || until_close), c->close || early);
+    bool ok = c->front != NULL ||
+              write_response(&l->work, &h, h.status == 204 ? -1 : h.length, h.status != 204 && (h.chunked || until_close), c->close || early);
     uint32_t written = held(&l->work);
     ok = ok && feed(l, c, &s->parser, data, (size_t)head_size, &ended) == head_size && held(&l->work) == written;
     ok = ok && ended == (no_body || (!h.chunked && h.length == 0));
@@ -491,6 +515,10 @@ static void response_head(lane *l, caller *c, server *s, const uint8_t *data, si
     if (!ok) {
         buffer_free(&c->trailers);
         response_up(l, c, s, data, size);
+        return;
+    }
+    if (c->front != NULL && !front_head(l, c, &h, ended && held(&l->work) == 0 && held(&c->trailers) == 0)) {
+        fail(l, c, "internal", "no memory");
         return;
     }
     c->state = ANSWERED;
@@ -564,6 +592,10 @@ void server_writable(lane *l, server *s) {
         watch(l, &s->side, s, (s->side.events & ~(uint32_t)EPOLLOUT) | EPOLLIN);
     }
     if (c == NULL || c->request_done || held(&s->out) > l->set.buffer_bytes / 2) return;
+    if (c->front != NULL) {
+        streams_read_on(l, c);
+        return;
+    }
     if (!c->ended) watch(l, &c->side, c, c->side.events | EPOLLIN);
     if (held(&c->in)) caller_take(l, c, NULL, 0);
 }
@@ -587,25 +619,42 @@ static void count(lane *l, caller *c) {
 static void log_done(lane *l, const caller *c) {
     const uint8_t *line = first(&c->asked);
     const uint8_t *end = memchr(line, '\r', held(&c->asked));
-    done d = {c->id, c->server->target->serial, l->now - c->began, c->bytes_in, c->bytes_out, (uint32_t)c->status,
+    done d = {c->id, c->guest, c->target->serial, l->now - c->began, c->bytes_in, c->bytes_out, (uint32_t)c->status,
               end == NULL ? 0 : (uint32_t)(end - line)};
     if (!buffer_add(&l->log, &d, sizeof d) || !buffer_add(&l->log, line, d.text_size)) l->no_memory = true;
 }
 
-static void finish(lane *l, caller *c) {
-    if (held(&c->out)) return;   /* once it is all sent */
+/* Nothing is under way any more. */
+void call_over(lane *l, caller *c) {
+    c->target->in_flight--;
+    l->calls--;
+    target_free(l, c->target);
+    c->target = NULL;
+    c->server = NULL;
+    buffer_free(&c->asked);
+}
+
+void finish(lane *l, caller *c) {
+    if (c->from != NULL ? c->front != NULL : held(&c->out) != 0) return;   /* once it is all sent */
+    if (c->back != NULL) {
+        if (c->request_done) return;   /* it closes by itself, and then this is called again */
+        back_give_up(c);
+    }
     server *s = c->server;
     count(l, c);
     if (l->logging) log_done(l, c);
     c->total_in += c->bytes_in;
     c->total_out += c->bytes_out;
-    s->target->in_flight--;
-    l->calls--;
-    c->server = NULL;
-    s->caller = NULL;
-    buffer_free(&c->asked);
-    if (s->broken || held(&s->out)) server_close(l, s);
-    else server_rest(l, s);
+    call_over(l, c);
+    if (s != NULL) {
+        s->caller = NULL;
+        if (s->broken || held(&s->out) || !c->request_done) server_close(l, s);
+        else server_rest(l, s);
+    }
+    if (c->from != NULL) {
+        stream_caller_over(l, c);
+        return;
+    }
     if (c->close) {
         go_up(l, c, UP_END, c->request_done ? "" : "linger", "");
         return;
@@ -613,6 +662,13 @@ static void finish(lane *l, caller *c) {
     c->state = AT_REST;
     deadline(l, c, l->set.keepalive_timeout, "");
     come_again(l, c);
+}
+
+/* What was kept of a body goes on, when its server takes more. */
+void caller_more(lane *l, caller *c) {
+    if (c->state < ASKED || c->request_done) return;
+    if (!c->ended) watch(l, &c->side, c, c->side.events | EPOLLIN);
+    if (held(&c->in)) caller_take(l, c, NULL, 0);
 }
 
 void caller_late(lane *l, caller *c) {

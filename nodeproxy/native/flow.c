@@ -14,7 +14,7 @@ static uint64_t mix(uint64_t a, uint64_t b) {
     return (uint64_t)m ^ (uint64_t)(m >> 64);
 }
 
-static uint64_t hash_of(uint64_t seed, const uint8_t *p, size_t size) {
+uint64_t hash_of(uint64_t seed, const uint8_t *p, size_t size) {
     uint64_t h = seed ^ 0x9E3779B97F4A7C15ull ^ size, v;
     for (; size >= 8; p += 8, size -= 8) {
         memcpy(&v, p, 8);

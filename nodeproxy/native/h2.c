@@ -80,12 +80,18 @@ static void stream_free(h2 *h, stream *s) {
     if (s->call == NULL) h->pythons--;
     h->growth += s->window - FIRST_WINDOW;
     buffer_free(&s->fields);
+    buffer_free(&s->head);
     buffer_free(&s->out);
     buffer_free(&s->trailers);
     free(s);
 }
 
 stream *h2_stream(h2 *h, int32_t id) { return nghttp2_session_get_stream_user_data(h->session, id); }
+
+void h2_from_python(h2 *h, stream *s, void *call) {
+    if (s->call == NULL) h->pythons--;
+    s->call = call;
+}
 
 void h2_to_python(h2 *h, stream *s) {
     if (s->call != NULL) h->pythons++;
@@ -201,10 +207,15 @@ static bool is_interim(const stream *s) {
 
 static void fields_came(h2 *h, const nghttp2_frame *frame, stream *s) {
     bool ended = (frame->hd.flags & NGHTTP2_FLAG_END_STREAM) != 0;
+    if (s->dropped) return;
+    s->head_only = ended;
     if (!s->heard_head) {
         if (!h->client) {
             s->heard_head = true;
-            if (h->visitor == NULL || s->dropped || !h->visitor->requested(h, s))
+            if (h->visitor != NULL && h->visitor->requested(h, s)) {
+                s->head = s->fields;
+                memset(&s->fields, 0, sizeof s->fields);
+            } else
                 h2_event_add(h, H2_REQUESTED, s->id, 0, ended, held(&s->fields) ? first(&s->fields) : NULL, held(&s->fields));
         } else {
             s->heard_head = !is_interim(s);
@@ -252,6 +263,7 @@ static int frame_came(nghttp2_session *session, const nghttp2_frame *frame, void
         s = h2_stream(h, frame->hd.stream_id);
         if (s != NULL && !s->heard_end) {
             s->heard_end = true;
+            if (s->dropped) return 0;
             if (s->call != NULL) h->visitor->ended(h, s);
             else tell(h, H2_ENDED, s->id, 0, true);
         }
@@ -278,7 +290,7 @@ static int stream_closed(nghttp2_session *session, int32_t id, uint32_t code, vo
     nghttp2_session_set_stream_user_data(session, id, NULL);
     bool whole = s->heard_end && s->sent_end;
     if (s->call != NULL) {
-        if (!whole && !h2_blame(h)) {
+        if (!whole && !s->dropped && !h2_blame(h)) {
             char words[120];
             snprintf(words, sizeof words, "more than %.0f resets of streams", h->bounds.reset_burst);
             h2_abuse(h, words);
@@ -351,8 +363,8 @@ static ssize_t next_bytes(nghttp2_session *session, int32_t id, uint8_t *to, siz
     return (ssize_t)size;
 }
 
-void h2_pump(h2 *h) {
-    while (held(&h->out) < PUMPED) {
+void h2_pump(h2 *h, uint32_t most) {
+    while (held(&h->out) < most) {
         const uint8_t *data;
         ssize_t size = nghttp2_session_mem_send(h->session, &data);
         if (size < 0) violates(h, nghttp2_strerror((int)size));
@@ -381,12 +393,12 @@ void h2_feed(h2 *h, const uint8_t *data, size_t size, double now) {
     }
     if (h->no_memory) h2_abuse(h, "no memory");
     tell_window(h, false);
-    h2_pump(h);
+    h2_pump(h, h->owner == NULL ? 5 * h->bounds.queue_bytes : PUMPED);
     if (held(&h->out) >= 4 * h->bounds.queue_bytes && !h->over) {
         char words[120];
         snprintf(words, sizeof words, "it does not read: %u bytes wait, and it sends what must be answered", held(&h->out));
         h2_abuse(h, words);
-        h2_pump(h);
+        h2_pump(h, h->owner == NULL ? 5 * h->bounds.queue_bytes : PUMPED);
     }
 }
 
@@ -497,7 +509,7 @@ int32_t h2_go_away(h2 *h) {
 void h2_ping(h2 *h, const uint8_t mark[8]) { nghttp2_submit_ping(h->session, NGHTTP2_FLAG_NONE, mark); }
 
 uint32_t h2_room(const h2 *h) {
-    if (h->over || !nghttp2_session_check_request_allowed(h->session)) return 0;
+    if (h->over || h->last_taken >= 0 || !nghttp2_session_check_request_allowed(h->session)) return 0;
     uint32_t most = nghttp2_session_get_remote_settings(h->session, NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS);
     if (most > h->bounds.max_streams) most = h->bounds.max_streams;
     return most > h->streams ? most - h->streams : 0;
@@ -530,7 +542,7 @@ static bool greet(h2 *h) {
     if (!buffer_add(&h->out, frame, sizeof frame)) return false;
     if (h->bounds.connection_window > FIRST_WINDOW)
         nghttp2_submit_window_update(h->session, NGHTTP2_FLAG_NONE, 0, (int32_t)(h->bounds.connection_window - FIRST_WINDOW));
-    h2_pump(h);
+    h2_pump(h, h->owner == NULL ? 5 * h->bounds.queue_bytes : PUMPED);
     return !h->no_memory;
 }
 
@@ -568,10 +580,19 @@ bool h2_open(h2 *h, bool client, const h2_bounds *bounds, double now) {
     return made == 0 && greet(h);
 }
 
+void h2_abandon(h2 *h) {
+    for (stream *s = h->first; s != NULL; s = s->next) {
+        if (s->call == NULL) continue;
+        h->visitor->closed(h, s, NGHTTP2_INTERNAL_ERROR, false);
+        h2_to_python(h, s);
+        s->dropped = true;
+    }
+}
+
 void h2_close(h2 *h) {
     while (h->first != NULL) {   /* nghttp2_session_del does not tell */
         stream *s = h->first;
-        if (s->call != NULL) h->visitor->closed(h, s, NGHTTP2_INTERNAL_ERROR, false);
+        s->call = NULL;
         stream_free(h, s);
     }
     if (h->session != NULL) nghttp2_session_del(h->session);

@@ -11,7 +11,7 @@
 #include "lane.h"
 
 #define FIRST_WINDOW 65535      /* RFC 9113 section 6.9.2 */
-#define PUMPED 65536u           /* bytes of frames that are made ahead of their sending */
+#define PUMPED 32768u           /* bytes of frames that are made ahead of their sending; less than what stops Python's senders */
 
 typedef struct { double left, burst, rate, at; } bucket;
 
@@ -28,11 +28,11 @@ typedef struct stream {
     struct stream *next, *previous;      /* open ones */
     int32_t id;
     void *call;                          /* of the visitor; NULL: Python's */
-    buffer fields;                       /* of the head or the trailers that arrive */
+    buffer fields, head;                 /* of the head or the trailers that arrive; the head that a visitor took */
     uint32_t list_size;                  /* as RFC 9113 section 6.5.2 counts */
     buffer out, trailers;                /* to be sent; fields */
     uint32_t held, window, untold;       /* bytes that were not taken; what they may be; taken, not given back */
-    bool heard_head, heard_end, out_end, sent_head, sent_end, providing, waiting, dropped, drop_later, reset_by_peer;
+    bool heard_head, heard_end, out_end, sent_head, sent_end, providing, waiting, dropped, drop_later, reset_by_peer, head_only;   /* head_only: nothing follows what `fields` holds */
 } stream;
 
 /* What the peer did. See h2_machine.Listener. */
@@ -66,14 +66,16 @@ typedef struct h2 {
     uint8_t frame[10];                   /* the header of the frame that comes, and how long its padding is */
     uint32_t frame_size, skip, block;    /* bytes of it that are here; of its payload to come; of the field block so far */
     const visitor *visitor;
-    void *owner;
+    void *owner;                         /* its link, while it has one */
+    struct lane *lane;
     bool settled, no_memory;             /* settled: the first frame was SETTINGS */
 } h2;
 
 bool h2_open(h2 *h, bool client, const h2_bounds *bounds, double now);
-void h2_close(h2 *h);                                         /* open streams are told as closed, with INTERNAL_ERROR */
+void h2_close(h2 *h);                                         /* after h2_abandon, where there is a visitor */
+void h2_abandon(h2 *h);                                       /* streams of the visitor are told as closed, and are nobody's */
 void h2_feed(h2 *h, const uint8_t *data, size_t size, double now);   /* then look at `over` */
-void h2_pump(h2 *h);                                          /* make frames of what waits, up to a bound */
+void h2_pump(h2 *h, uint32_t most);                           /* make frames of what waits, up to about so many bytes */
 int32_t h2_request(h2 *h, const nghttp2_nv *fields, size_t count, bool end, void *call);    /* -1: no memory */
 bool h2_head(h2 *h, int32_t id, const nghttp2_nv *fields, size_t count, bool end);
 bool h2_trailers(h2 *h, stream *s, const nghttp2_nv *fields, size_t count);
@@ -81,6 +83,7 @@ bool h2_data(h2 *h, stream *s, const uint8_t *data, size_t size, bool end);
 void h2_drop(h2 *h, int32_t id, uint32_t code);
 void h2_taken(h2 *h, stream *s, uint32_t size);               /* bytes of it were taken: the peer may send as many. NULL: it is gone */
 void h2_give_back(h2 *h, int32_t id, uint32_t size, uint32_t growth);   /* of the connection: 0 */
+void h2_from_python(h2 *h, stream *s, void *call);
 void h2_to_python(h2 *h, stream *s);                          /* the visitor's becomes Python's; it is told nothing by this */
 int32_t h2_go_away(h2 *h);
 void h2_ping(h2 *h, const uint8_t mark[8]);

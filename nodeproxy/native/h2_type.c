@@ -110,7 +110,7 @@ static PyObject *h2_events(H2Object *self, PyObject *unused) {
 
 static PyObject *h2_data_to_send(H2Object *self, PyObject *unused) {
     (void)unused;
-    h2_pump(&self->h);
+    h2_pump(&self->h, 4 * self->h.bounds.queue_bytes);
     buffer *out = &self->h.out;
     PyObject *data = PyBytes_FromStringAndSize(held(out) ? (const char *)first(out) : "", held(out));
     if (data != NULL && held(out)) buffer_take(out, held(out));
@@ -143,7 +143,7 @@ static PyObject *h2_send_fields(H2Object *self, PyObject *args) {
     if (nva == NULL) return NULL;
     bool ok = s->sent_head ? h2_trailers(&self->h, s, nva, count) : h2_head(&self->h, id, nva, count, end);
     free(nva);
-    h2_pump(&self->h);
+    h2_pump(&self->h, 4 * self->h.bounds.queue_bytes);
     return answer(self, ok);
 }
 
@@ -155,7 +155,7 @@ static PyObject *h2_send_data(H2Object *self, PyObject *args) {
     bool ok = s == NULL || h2_data(&self->h, s, data.buf, (size_t)data.len, end);
     PyBuffer_Release(&data);
     earn_control(&self->h, 4);
-    h2_pump(&self->h);
+    h2_pump(&self->h, 4 * self->h.bounds.queue_bytes);
     return answer(self, ok);
 }
 
@@ -175,7 +175,7 @@ static PyObject *h2_give_back_method(H2Object *self, PyObject *args) {
     if (!PyArg_ParseTuple(args, "iII", &id, &size, &growth)) return NULL;
     if (size <= INT32_MAX && growth <= INT32_MAX && (id == 0 || h2_stream(&self->h, id) != NULL)) {
         h2_give_back(&self->h, id, size, growth);
-        h2_pump(&self->h);
+        h2_pump(&self->h, 4 * self->h.bounds.queue_bytes);
     }
     Py_RETURN_NONE;
 }
@@ -185,14 +185,14 @@ static PyObject *h2_drop_method(H2Object *self, PyObject *args) {
     unsigned code;
     if (!PyArg_ParseTuple(args, "iI", &id, &code)) return NULL;
     h2_drop(&self->h, id, code);
-    h2_pump(&self->h);
+    h2_pump(&self->h, 4 * self->h.bounds.queue_bytes);
     Py_RETURN_NONE;
 }
 
 static PyObject *h2_go_away_method(H2Object *self, PyObject *unused) {
     (void)unused;
     int32_t last = h2_go_away(&self->h);
-    h2_pump(&self->h);
+    h2_pump(&self->h, 4 * self->h.bounds.queue_bytes);
     return PyLong_FromLong(last);
 }
 
@@ -202,7 +202,7 @@ static PyObject *h2_ping_method(H2Object *self, PyObject *mark) {
     if (PyBytes_AsStringAndSize(mark, &data, &size) < 0) return NULL;
     if (size != 8) return PyErr_Format(PyExc_ValueError, "a mark has 8 bytes");
     h2_ping(&self->h, (const uint8_t *)data);
-    h2_pump(&self->h);
+    h2_pump(&self->h, 4 * self->h.bounds.queue_bytes);
     Py_RETURN_NONE;
 }
 
@@ -222,13 +222,17 @@ static PyObject *h2_abuse_method(H2Object *self, PyObject *words) {
     const char *text = PyUnicode_AsUTF8(words);
     if (text == NULL) return NULL;
     h2_abuse(&self->h, text);
-    h2_pump(&self->h);
+    h2_pump(&self->h, 4 * self->h.bounds.queue_bytes);
     Py_RETURN_NONE;
 }
 
 static PyObject *get_queued(H2Object *self, void *closure) { (void)closure; return PyLong_FromUnsignedLong(held(&self->h.out)); }
 static PyObject *get_greeted(H2Object *self, void *closure) { (void)closure; return PyBool_FromLong(self->h.greeted); }
 static PyObject *get_streams(H2Object *self, void *closure) { (void)closure; return PyLong_FromUnsignedLong(self->h.streams); }
+static PyObject *get_lent(H2Object *self, void *closure) {
+    (void)closure;
+    return PyLong_FromUnsignedLong(self->h.streams - self->h.pythons);
+}
 static PyObject *get_room(H2Object *self, void *closure) { (void)closure; return PyLong_FromUnsignedLong(h2_room(&self->h)); }
 static PyObject *get_next_id(H2Object *self, void *closure) {
     (void)closure;
@@ -288,6 +292,7 @@ static PyGetSetDef getset[] = {
     {"queued", (getter)get_queued, NULL, "bytes that wait to be sent", NULL},
     {"greeted", (getter)get_greeted, NULL, "the peer's SETTINGS came", NULL},
     {"streams", (getter)get_streams, NULL, "how many are open", NULL},
+    {"lent", (getter)get_lent, NULL, "how many of them are not Python's", NULL},
     {"room", (getter)get_room, NULL, "how many more may be opened", NULL},
     {"next_id", (getter)get_next_id, (setter)set_next_id, "of the next stream that we open", NULL},
     {"frame_size", (getter)get_frame_size, NULL, "of the peer", NULL},

@@ -201,18 +201,9 @@ int64_t read_response(const uint8_t *data, size_t size, const head_limits *limit
 
 static bool add_word(buffer *out, const char *word) { return buffer_add(out, word, strlen(word)); }
 
-/* As h1.py write_request. */
-bool write_request(buffer *out, const head *h, const uint8_t *shown, size_t shown_size) {
-    bool ok = buffer_room(out, 4096);
-    ok = ok && buffer_add(out, h->method, h->method_size) && add_word(out, " ") && buffer_add(out, h->target, h->target_size);
-    ok = ok && add_word(out, " HTTP/1.1\r\nhost: ") && buffer_add(out, h->host, h->host_size) && add_word(out, "\r\n");
-    for (uint32_t i = 0; ok && i < h->fields; i++) {
-        const field *f = &h->field[i];
-        if (f->kind == PLAIN || f->kind == FORWARDED_PROTO || f->kind == TRACE) ok = buffer_add(out, f->line, f->line_size + 2u);
-    }
-    if (!h->has_proto) ok = ok && add_word(out, "x-forwarded-proto: http\r\n");
-    ok = ok && add_word(out, "x-forwarded-for: ");
-    bool any = false, told = false;
+/* Who calls, behind those who called before: exchange.py. */
+bool write_forwarded_for(buffer *out, const head *h, const uint8_t *shown, size_t shown_size) {
+    bool ok = true, any = false, told = false;
     for (uint32_t i = 0; ok && i < h->fields; i++) {
         const field *f = &h->field[i];
         if (f->kind != FORWARDED_FOR) continue;
@@ -224,11 +215,22 @@ bool write_request(buffer *out, const head *h, const uint8_t *shown, size_t show
         while (last < f->value + f->value_size && (*last == ' ' || *last == '\t')) last++;
         told = (size_t)(f->value + f->value_size - last) == shown_size && memcmp(last, shown, shown_size) == 0;
     }
-    if (!told) {
-        if (any) ok = ok && add_word(out, ", ");
-        ok = ok && buffer_add(out, shown, shown_size);
+    if (told) return ok;
+    if (any) ok = ok && add_word(out, ", ");
+    return ok && buffer_add(out, shown, shown_size);
+}
+
+/* As h1.py write_request. */
+bool write_request(buffer *out, const head *h, const uint8_t *shown, size_t shown_size) {
+    bool ok = buffer_room(out, 4096);
+    ok = ok && buffer_add(out, h->method, h->method_size) && add_word(out, " ") && buffer_add(out, h->target, h->target_size);
+    ok = ok && add_word(out, " HTTP/1.1\r\nhost: ") && buffer_add(out, h->host, h->host_size) && add_word(out, "\r\n");
+    for (uint32_t i = 0; ok && i < h->fields; i++) {
+        const field *f = &h->field[i];
+        if (f->kind == PLAIN || f->kind == FORWARDED_PROTO || f->kind == TRACE) ok = buffer_add(out, f->line, f->line_size + 2u);
     }
-    ok = ok && add_word(out, "\r\n");
+    if (!h->has_proto) ok = ok && add_word(out, "x-forwarded-proto: http\r\n");
+    ok = ok && add_word(out, "x-forwarded-for: ") && write_forwarded_for(out, h, shown, shown_size) && add_word(out, "\r\n");
     if (h->chunked) {
         ok = ok && add_word(out, "transfer-encoding: chunked\r\n");
     } else if (h->length >= 0) {

@@ -49,6 +49,7 @@ enum { HEAD_PART = 0, HEAD_ODD = -1 };                        /* else: its size 
 int64_t read_request(const uint8_t *data, size_t size, const head_limits *limits, head *out);
 int64_t read_response(const uint8_t *data, size_t size, const head_limits *limits, head *out);
 bool write_request(buffer *out, const head *h, const uint8_t *shown, size_t shown_size);
+bool write_forwarded_for(buffer *out, const head *h, const uint8_t *shown, size_t shown_size);
 bool write_response(buffer *out, const head *h, int64_t length, bool chunked, bool close);
 bool trailer_travels(const uint8_t *name, size_t size);
 bool same_word(const uint8_t *a, size_t size, const char *word);   /* ASCII case is ignored */
@@ -75,6 +76,9 @@ typedef struct target {         /* one endpoint for one caller: servers at rest,
     struct server *resting;     /* the one used last first */
     uint64_t serial;            /* never used again, unlike an address */
     uint64_t chosen;            /* when: of those that are equally busy, the one chosen longest ago is next */
+    struct link_ *link;         /* to its node, where it is on another one */
+    uint8_t name[64];           /* how that node knows it: address and port */
+    uint32_t name_size;
     uint32_t in_flight, rests, users;
 } target;
 typedef struct program {        /* which paths are alike for the rules: policy/automaton.py */
@@ -97,7 +101,7 @@ typedef struct plan {           /* where the requests of one caller to one desti
 
 /* ---- call.c and loop.c ---- */
 typedef struct { uint8_t kind; bool gone, absent; int fd; uint32_t events; } side;   /* absent: not in the epoll set for now */
-enum { CALLER, SERVER, RELAYED };
+enum { CALLER, SERVER, RELAYED, LINKED };
 enum { AT_REST, ASKED, ANSWERED };                   /* of a caller */
 
 typedef struct server {
@@ -122,6 +126,12 @@ typedef struct caller {
     bool is_again;
     uint8_t state;
     server *server;
+    target *target;                      /* of the request under way */
+    struct stream *front, *back;         /* it is a stream itself; it is answered by one. See cross.c */
+    struct link_ *from;                  /* whose stream it is */
+    struct caller *own;                  /* what `handle` is, for a stream */
+    uint64_t guest;                      /* as whom Python knows the caller of a stream */
+    uint32_t owed;                       /* bytes of a stream that were not passed on yet */
     row *row;
     llhttp_t parser;
     buffer in, out, asked, trailers;     /* asked: the head as it came, until the response begins */
@@ -141,6 +151,8 @@ typedef struct up {
     const char *flag, *detail;
     bool begun;
     int status;
+    uint64_t guest, link;                /* of a stream: who calls; of which connection it is */
+    int32_t stream;
     uint64_t total_in, total_out, bytes_in, bytes_out;
     buffer data, rest;                   /* of the caller; of the server */
 } up;
@@ -152,7 +164,7 @@ typedef struct refusal {                 /* one that was answered. The request l
 } refusal;
 
 typedef struct done {                    /* a request that is over, for the log. Its request line follows. */
-    uint64_t caller, target, micros, bytes_in, bytes_out;
+    uint64_t caller, guest, target, micros, bytes_in, bytes_out;
     uint32_t status, text_size;
 } done;
 
@@ -206,6 +218,9 @@ typedef struct lane {
     relayed *relayed;                    /* relays that are over */
     uint32_t relays, relayed_count, relayed_size, pipes, spare_pipes;
     int spare_pipe[SPARE_PIPES][2];
+    struct link_ *first_link, *due, *dead_links;
+    uint32_t links;
+    bool links_told;                     /* Python is to look at some of them */
     uint64_t skew;                       /* from our clock to the one that relays are timed by: a test's may leap */
     bool logging;
     uint8_t share[CROWDS];               /* events that were handled in this round */
@@ -217,12 +232,14 @@ typedef struct lane {
     uint8_t chance[1024];                /* for ids */
     uint32_t chance_left;
     buffer work;                         /* what is built to be sent at once */
+    buffer text, names;                  /* heads that cross from one version of HTTP to the other */
     uint8_t scratch[SCRATCH];
     bool no_memory;
     llhttp_settings_t asks, answers;
 } lane;
 
 uint64_t micros_now(void);
+uint64_t hash_of(uint64_t seed, const uint8_t *p, size_t size);
 
 entry *entry_find(lane *l, const plan *p, const seat *s, const head *h);
 bool entry_learn(lane *l, const plan *p, const seat *s, row *r, uint32_t number, const uint8_t *method, size_t method_size, const uint8_t *path,
@@ -244,6 +261,7 @@ void lane_close(lane *l);
 void lane_callbacks(lane *l);
 bool lane_turn(lane *l, uint64_t budget);                     /* true: there is more to do */
 void lane_tick(lane *l);
+caller *caller_of_stream(lane *l, struct stream *s, struct link_ *k, plan *p, uint64_t guest);
 bool lane_carry(lane *l, uint64_t id, int fd, plan *p, const uint8_t *data, size_t size, caller **handle);
 bool lane_lend(lane *l, uint64_t id, int fd, target *t);
 uint64_t lane_reclaim(lane *l, target *t);                    /* a server that rests goes back; 0: none rests */
@@ -256,6 +274,31 @@ void server_readable(lane *l, server *s);
 void server_writable(lane *l, server *s);
 void caller_late(lane *l, caller *c);
 void caller_next(lane *l, caller *c);
+void caller_more(lane *l, caller *c);                         /* what was kept of its body goes on */
+int64_t begin_call(lane *l, caller *c, const uint8_t *data, size_t size, const head *h, int64_t head_size);
+void finish(lane *l, caller *c);
+void request_ended(lane *l, caller *c);
+void call_over(lane *l, caller *c);
+void stream_caller_over(lane *l, caller *c);
+void fail(lane *l, caller *c, const char *flag, const char *detail);
+bool add_end(lane *l, caller *c);                             /* of a chunked body */
+bool framed(lane *l, const void *data, size_t size, bool chunked);   /* puts it into `work` */
+void to_caller(lane *l, caller *c);                           /* `work` goes there */
+void to_server(lane *l, caller *c);
+void response_head(lane *l, caller *c, server *s, const uint8_t *data, size_t size);
+void deadline(lane *l, caller *c, uint64_t after, const char *flag);
+void come_again(lane *l, caller *c);
+
+/* ---- cross.c: the end of a call that is a stream ---- */
+bool back_ready(const target *t);
+bool back_open(lane *l, caller *c, target *t, const head *h); /* false: nothing was done */
+uint32_t back_waits(const caller *c);                         /* bytes on their way to whoever answers */
+void back_send(lane *l, caller *c);
+void back_give_up(caller *c);
+bool front_head(lane *l, caller *c, const head *h, bool end);
+void front_send(lane *l, caller *c);
+void streams_up(caller *c, up *u, int what);                  /* its streams leave with it, or are reset */
+void streams_read_on(lane *l, caller *c);                     /* what was owed is given back */
 void go_up(lane *l, caller *c, int what, const char *flag, const char *detail);
 void watch(lane *l, side *s, void *owner, uint32_t events);
 void server_close(lane *l, server *s);

@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "lane.h"
+#include "link.h"
 
 #define EVENTS 256
 #define SHARE 16            /* events of one crowd in a round, while others wait */
@@ -44,6 +45,8 @@ void lane_close(lane *l) {
     free(l->ups);
     free(l->gone);
     buffer_free(&l->work);
+    buffer_free(&l->text);
+    buffer_free(&l->names);
     buffer_free(&l->log);
     buffer_free(&l->refusals);
     for (uint32_t i = 0; i < l->denial_count; i++) free(l->denials[i].answer);
@@ -53,6 +56,10 @@ void lane_close(lane *l) {
 
 void watch(lane *l, side *s, void *owner, uint32_t events) {
     if (s->events == events || s->gone) return;
+    if (s->fd < 0) {   /* a stream, which has no events */
+        s->events = events;
+        return;
+    }
     struct epoll_event e = {.events = events, .data.ptr = owner};
     epoll_ctl(l->epoll, s->absent ? EPOLL_CTL_ADD : EPOLL_CTL_MOD, s->fd, &e);
     s->absent = false;
@@ -188,6 +195,7 @@ bool lane_carry(lane *l, uint64_t id, int fd, plan *p, const uint8_t *data, size
 static void tell(lane *l, caller *c, up *u, int what, const char *flag, const char *detail) {
     memset(u, 0, sizeof *u);
     u->caller = c->id;
+    u->guest = c->guest;
     u->what = what;
     u->flag = flag;
     u->detail = detail;
@@ -207,11 +215,8 @@ static void tell(lane *l, caller *c, up *u, int what, const char *flag, const ch
         u->data = c->in;
         memset(&c->in, 0, sizeof c->in);
     }
+    if (c->target != NULL) u->target = c->target->serial;
     if (s != NULL) {
-        u->target = s->target->serial;
-        s->target->in_flight--;
-        l->calls--;
-        c->server = NULL;
         if (what == UP_RESPONSE) {
             u->server = s->id;
             u->rest = s->in;
@@ -222,10 +227,13 @@ static void tell(lane *l, caller *c, up *u, int what, const char *flag, const ch
         }
         s->caller = NULL;
     }
+    streams_up(c, u, what);
+    if (c->target != NULL) call_over(l, c);
 }
 
 static void bury_caller(lane *l, caller *c) {
-    leave(l, &c->side);
+    if (c->side.fd >= 0) leave(l, &c->side);
+    c->side.gone = true;
     buffer_free(&c->in);
     buffer_free(&c->out);
     buffer_free(&c->asked);
@@ -240,7 +248,7 @@ static void bury_caller(lane *l, caller *c) {
     l->dead_callers = c;
 }
 
-void go_up(lane *l, caller *c, int what, const char *flag, const char *detail) {
+static up *next_up(lane *l) {
     if (l->up_count == l->up_size) {
         uint32_t size = l->up_size ? l->up_size * 2 : 64;
         up *grown = realloc(l->ups, size * sizeof *grown);
@@ -248,13 +256,44 @@ void go_up(lane *l, caller *c, int what, const char *flag, const char *detail) {
         l->ups = grown;
         l->up_size = size;
     }
-    tell(l, c, &l->ups[l->up_count++], what, flag, detail);
+    return &l->ups[l->up_count++];
+}
+
+void go_up(lane *l, caller *c, int what, const char *flag, const char *detail) {
+    tell(l, c, next_up(l), what, flag, detail);
     bury_caller(l, c);
+}
+
+/* The call of a stream went well, and a stream is one call. */
+void stream_caller_over(lane *l, caller *c) { bury_caller(l, c); }
+
+/* The caller of a stream, until its call is over. */
+caller *caller_of_stream(lane *l, struct stream *s, struct link_ *k, plan *p, uint64_t guest) {
+    caller *c = calloc(1, sizeof *c);
+    if (c == NULL) return NULL;
+    c->side.kind = CALLER;
+    c->side.fd = -1;
+    c->id = ++l->serial;
+    c->guest = guest;
+    c->front = s;
+    c->from = k;
+    c->plan = p;
+    p->users++;
+    l->callers++;
+    c->next = l->first_caller;
+    if (c->next != NULL) c->next->previous = c;
+    l->first_caller = c;
+    c->handle = &c->own;
+    c->own = c;
+    c->since = l->now;
+    c->deadline = UINT64_MAX;
+    c->late = "";
+    return c;
 }
 
 void lane_recall(lane *l, caller *c) {
     c->recalled = true;
-    if (c->state < ASKED && held(&c->out) == 0) go_up(l, c, UP_REQUEST, "", "");
+    if (c->from == NULL && c->state < ASKED && held(&c->out) == 0) go_up(l, c, UP_REQUEST, "", "");
 }
 
 void lane_drop(lane *l, caller *c, up *left) {
@@ -269,6 +308,8 @@ static void handle(lane *l, void *owner, uint32_t events) {
     if (s->gone) return;
     if (s->kind == RELAYED) {
         relay_event(l, owner, events);
+    } else if (s->kind == LINKED) {
+        link_event(l, owner, events);
     } else if (s->kind == CALLER) {
         caller *c = owner;
         if (events & EPOLLOUT) caller_writable(l, c);
@@ -296,7 +337,7 @@ static void handle(lane *l, void *owner, uint32_t events) {
 
 /* Whose work an event is: that of the workload behind whose door the caller is; a relay has a share of its own. */
 static uint32_t crowd_of(const side *s) {
-    if (s->kind == RELAYED) return CROWDS / 2 + (uint32_t)s->fd % (CROWDS / 2);
+    if (s->kind == RELAYED || s->kind == LINKED) return CROWDS / 2 + (uint32_t)s->fd % (CROWDS / 2);
     const caller *c = s->kind == CALLER ? (const caller *)s : ((const server *)s)->caller;
     return c == NULL ? 0 : c->plan->crowd % (CROWDS / 2);
 }
@@ -320,7 +361,7 @@ static void handle_round(lane *l, const struct epoll_event *events, int count, u
             if (*share >= SHARE) continue;
             ++*share;
         }
-        bool long_one = s->kind == RELAYED;
+        bool long_one = s->kind == RELAYED || s->kind == LINKED;
         handle(l, s, event->events);
         if ((i & 7) == 7 || long_one) {
             l->now = micros_now();
@@ -353,6 +394,11 @@ static void sweep_dead(lane *l) {
         l->dead_relays = r->next;
         free(r);
     }
+    while (l->dead_links != NULL) {
+        link_ *k = l->dead_links;
+        l->dead_links = k->next;
+        free(k);
+    }
 }
 
 /* Those whose next bytes are here already: what they have pipelined waits in the order of its coming. */
@@ -363,7 +409,8 @@ static void again_round(lane *l, bool others) {
         caller *next = c->again;
         c->is_again = false;
         c->again = NULL;
-        if (!c->side.gone) caller_next(l, c);
+        if (!c->side.gone && c->state < ASKED) caller_next(l, c);
+        else if (!c->side.gone) caller_more(l, c);
         c = next;
     }
     if (c == NULL) return;
@@ -383,8 +430,9 @@ bool lane_turn(lane *l, uint64_t budget) {
         if (count < 0) count = 0;
         if (count > 0) handle_round(l, events, count, end);
         again_round(l, count > 0);
+        bool to_send = links_flush(l, end);
         sweep_dead(l);
-        more = count > 0 || l->again != NULL;
+        more = count > 0 || l->again != NULL || to_send;
         l->now = micros_now();
         if (l->now >= end) break;
     }
@@ -407,5 +455,6 @@ void lane_tick(lane *l) {
         target_free(l, t);
     }
     relays_tick(l);
+    links_tick(l);
     sweep_dead(l);
 }

@@ -4,16 +4,15 @@
 
 #include "h2_type.h"
 #include "lane.h"
+#include "module.h"
+#include "tls_type.h"
 
-typedef struct { PyObject_HEAD lane l; row **rows; Py_ssize_t row_count; bool open; } LaneObject;
-typedef struct { PyObject_HEAD LaneObject *lane; target *target; } TargetObject;
-typedef struct { PyObject_HEAD LaneObject *lane; plan *plan; } PlanObject;
 typedef struct { PyObject_HEAD LaneObject *lane; caller *caller; } CarriedObject;
 typedef struct { PyObject_HEAD LaneObject *lane; relay *relay; } RelayedObject;
 
 typedef struct { PyObject_HEAD program *program; } ProgramObject;
 
-static PyTypeObject TargetType, PlanType, CarriedType, RelayedType, ProgramType;
+static PyTypeObject CarriedType, RelayedType, ProgramType;
 
 static uint64_t micros(double seconds) { return seconds <= 0 ? 0 : (uint64_t)(seconds * 1e6); }
 
@@ -42,14 +41,20 @@ static PyObject *target_in_flight(TargetObject *self, void *closure) {
     return PyLong_FromUnsignedLong(self->target->in_flight);
 }
 
+static PyObject *target_linked(TargetObject *self, void *closure) {
+    (void)closure;
+    return PyBool_FromLong(self->target->link != NULL);
+}
+
 static PyGetSetDef target_getset[] = {
+    {"linked", (getter)target_linked, NULL, "is there a connection to its node", NULL},
     {"serial", (getter)target_serial, NULL, "what `calls` and `log` name it by", NULL},
     {"resting", (getter)target_resting, NULL, "how many servers rest", NULL},
     {"in_flight", (getter)target_in_flight, NULL, "how many calls are under way", NULL},
     {0},
 };
 
-static PyTypeObject TargetType = {
+PyTypeObject TargetType = {
     PyVarObject_HEAD_INIT(NULL, 0).tp_name = "nodeproxy.native._lane.Target",
     .tp_basicsize = sizeof(TargetObject),
     .tp_dealloc = (destructor)target_dealloc,
@@ -98,7 +103,7 @@ static PyMethodDef plan_methods[] = {
 };
 static PyGetSetDef plan_getset[] = {{"turns", (getter)plan_turns, NULL, "how many turns are left", NULL}, {0}};
 
-static PyTypeObject PlanType = {
+PyTypeObject PlanType = {
     PyVarObject_HEAD_INIT(NULL, 0).tp_name = "nodeproxy.native._lane.Plan",
     .tp_basicsize = sizeof(PlanObject),
     .tp_dealloc = (destructor)plan_dealloc,
@@ -156,10 +161,11 @@ static void carried_dealloc(CarriedObject *self) {
 }
 
 static PyObject *up_tuple(const up *u) {
-    return Py_BuildValue("KissKKNNOidKKKK", (unsigned long long)u->caller, u->what, u->flag, u->detail, (unsigned long long)u->server,
+    return Py_BuildValue("KissKKNNOidKKKKKKi", (unsigned long long)u->caller, u->what, u->flag, u->detail, (unsigned long long)u->server,
                          (unsigned long long)u->target, bytes_of(&u->data), bytes_of(&u->rest), u->begun ? Py_True : Py_False, u->status,
                          (double)u->began / 1e6, (unsigned long long)u->bytes_in,
-                         (unsigned long long)u->bytes_out, (unsigned long long)u->total_in, (unsigned long long)u->total_out);
+                         (unsigned long long)u->bytes_out, (unsigned long long)u->total_in, (unsigned long long)u->total_out,
+                         (unsigned long long)u->guest, (unsigned long long)u->link, (int)u->stream);
 }
 
 static PyObject *carried_recall(CarriedObject *self, PyObject *unused) {
@@ -518,6 +524,7 @@ static PyObject *lane_tick_object(LaneObject *self, PyObject *args) {
 static PyObject *lane_forget(LaneObject *self, PyObject *unused) {
     (void)unused;
     self->l.generation++;
+    for (target *t = self->l.first_target; t != NULL; t = t->next) t->link = NULL;
     Py_RETURN_NONE;
 }
 
@@ -589,9 +596,9 @@ static PyObject *lane_log(LaneObject *self, PyObject *unused) {
     while (list != NULL && held(&l->log)) {
         done d;
         memcpy(&d, first(&l->log), sizeof d);
-        PyObject *one = Py_BuildValue("KKKKKIy#", (unsigned long long)d.caller, (unsigned long long)d.target, (unsigned long long)d.micros,
+        PyObject *one = Py_BuildValue("KKKKKIy#K", (unsigned long long)d.caller, (unsigned long long)d.target, (unsigned long long)d.micros,
                                       (unsigned long long)d.bytes_in, (unsigned long long)d.bytes_out, d.status,
-                                      (const char *)first(&l->log) + sizeof d, (Py_ssize_t)d.text_size);
+                                      (const char *)first(&l->log) + sizeof d, (Py_ssize_t)d.text_size, (unsigned long long)d.guest);
         if (one == NULL || PyList_Append(list, one) < 0) Py_CLEAR(list);
         Py_XDECREF(one);
         buffer_take(&l->log, (uint32_t)(sizeof d) + d.text_size);
@@ -627,12 +634,25 @@ static PyObject *lane_calls(LaneObject *self, PyObject *unused) {
     (void)unused;
     PyObject *list = PyList_New(0);
     for (caller *c = self->l.first_caller; list != NULL && c != NULL; c = c->next) {
-        if (c->server == NULL) continue;
-        PyObject *one = Py_BuildValue("KKN", (unsigned long long)c->id, (unsigned long long)c->server->target->serial, bytes_of(&c->asked));
+        if (c->target == NULL) continue;
+        PyObject *one = Py_BuildValue("KKNK", (unsigned long long)c->id, (unsigned long long)c->target->serial, bytes_of(&c->asked),
+                                      (unsigned long long)c->guest);
         if (one == NULL || PyList_Append(list, one) < 0) Py_CLEAR(list);
         Py_XDECREF(one);
     }
     return list;
+}
+
+/* End the call of a stream. */
+static PyObject *lane_cut(LaneObject *self, PyObject *args) {
+    unsigned long long id;
+    if (!PyArg_ParseTuple(args, "K", &id)) return NULL;
+    for (caller *c = self->l.first_caller; c != NULL; c = c->next) {
+        if (c->from == NULL || c->id != id) continue;
+        go_up(&self->l, c, UP_FAILED, "cut", "");
+        break;
+    }
+    Py_RETURN_NONE;
 }
 
 static PyObject *lane_get_logging(LaneObject *self, void *closure) {
@@ -651,14 +671,14 @@ static int lane_set_logging(LaneObject *self, PyObject *value, void *closure) {
 static PyObject *lane_stats(LaneObject *self, void *closure) {
     (void)closure;
     lane *l = &self->l;
-    return Py_BuildValue("{sIsIsIsIsKsK}", "callers", l->callers, "calls", l->calls, "servers", l->servers, "relays", l->relays, "served",
-                         (unsigned long long)l->served, "missed", (unsigned long long)l->missed);
+    return Py_BuildValue("{sIsIsIsIsIsKsK}", "callers", l->callers, "calls", l->calls, "servers", l->servers, "relays", l->relays, "links",
+                         l->links, "served", (unsigned long long)l->served, "missed", (unsigned long long)l->missed);
 }
 
 static PyObject *lane_pending(LaneObject *self, void *closure) {
     (void)closure;
     lane *l = &self->l;
-    return PyBool_FromLong(l->up_count || l->gone_count || l->relayed_count || held(&l->log) || held(&l->refusals));
+    return PyBool_FromLong(l->up_count || l->gone_count || l->relayed_count || l->links_told || held(&l->log) || held(&l->refusals));
 }
 
 static PyObject *lane_under_way(LaneObject *self, void *closure) {
@@ -684,12 +704,17 @@ static PyMethodDef lane_methods[] = {
     {"tick", (PyCFunction)lane_tick_object, METH_VARARGS, "tick([now]): look at the clock, once a second; `now`: by the one that times relays"},
     {"forget", (PyCFunction)lane_forget, METH_NOARGS, "forget(): all plans and what was learned are stale"},
     {"ups", (PyCFunction)lane_ups, METH_NOARGS, "ups() -> list: callers that have left"},
+    {"link", (PyCFunction)lane_link_object, METH_VARARGS, "link(id, fd, tls or None, h2, stall seconds) -> Linked: a connection to another node"},
+    {"links", (PyCFunction)lane_links, METH_NOARGS, "links() -> list: links of which Python is to know something"},
     {"relayed", (PyCFunction)lane_relayed, METH_NOARGS, "relayed() -> list: relays that are over, and why"},
     {"moved", (PyCFunction)lane_moved, METH_NOARGS, "moved() -> list: relays that moved bytes since the last time, and their counts"},
     {"gone", (PyCFunction)lane_gone, METH_NOARGS, "gone() -> list: servers that may be closed"},
     {"log", (PyCFunction)lane_log, METH_NOARGS, "log() -> list: requests that are over, while `logging`"},
     {"counts", (PyCFunction)lane_counts, METH_NOARGS, "counts() -> list: what was counted since the last time"},
-    {"calls", (PyCFunction)lane_calls, METH_NOARGS, "calls() -> list: what is under way"},
+    {"calls", (PyCFunction)lane_calls, METH_NOARGS, "calls() -> list of (id, target, head, guest): what is under way"},
+    {"cut", (PyCFunction)lane_cut, METH_VARARGS, "cut(id): end the call of a stream"},
+    {"route", (PyCFunction)lane_route, METH_VARARGS, "route(target, linked, name): the link to its node, and how that node knows it"},
+    {"door", (PyCFunction)lane_door, METH_VARARGS, "door(linked, what, whom, plan, guest): what a peer asks for is decided by this plan"},
     {0},
 };
 static PyGetSetDef lane_getset[] = {
@@ -721,7 +746,7 @@ PyMODINIT_FUNC PyInit__lane(void) {
     static PyTypeObject *const shown[] = {&LaneType, &TargetType, &PlanType, &RelayedType, &ProgramType};
     bool ok = PyType_Ready(inner[0]) == 0;
     for (size_t i = 0; ok && i < sizeof shown / sizeof *shown; i++) ok = PyModule_AddType(made, shown[i]) == 0;
-    ok = ok && add_h2_type(made) == 0;
+    ok = ok && add_h2_type(made) == 0 && add_link_type(made) == 0 && add_tls_types(made) == 0;
     if (!ok) {
         Py_DECREF(made);
         return NULL;

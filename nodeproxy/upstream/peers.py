@@ -21,7 +21,6 @@ from collections.abc import Callable
 
 import trio
 
-from nodeproxy import tls
 from nodeproxy.context import Conn, Context, Pick
 from nodeproxy.credentials import Credentials, Trust
 from nodeproxy.errors import Refused
@@ -29,6 +28,7 @@ from nodeproxy.http.h2 import Channel
 from nodeproxy.limits import PeerLimits
 from nodeproxy.peer import Link, PeerConnection, note_peer
 from nodeproxy.proof import read_spiffe
+from nodeproxy.secure import Secures
 from nodeproxy.stream import abort, close_now
 from nodeproxy.telemetry.report import new_id
 from nodeproxy.tunnel import check_answer, connect_fields
@@ -60,7 +60,7 @@ class Peers:
         self.context = context
         self.settings = settings or PeerLimits()
         self.now = now
-        self.contexts = tls.Contexts()
+        self.secures = Secures(context.lane, now)
         self.accepted: dict[Link, None] = {}  # made by peers, to our doors
         self._ways: dict[Key, Way] = {}
         self._carried: dict[Link, bool] = {}  # ours, and whether their links cost by the byte
@@ -92,6 +92,16 @@ class Peers:
     async def get(self, conn: Conn, hop: Hop) -> PeerConnection:
         """A connection to there for this caller's identity, with room for a stream that is opened soon. Raises Refused."""
         return await self._with_room(conn, hop)
+
+    def existing(self, conn: Conn, hop: Hop) -> PeerConnection | None:
+        """A connection to there that is up and takes more, if there is one."""
+        workload = self.context.snapshot.workload(conn.workload.key) or conn.workload
+        way = self._ways.get((workload.identity, hop, "" if hop.node else workload.key))
+        try:
+            made_of = self._ready(workload.identity, hop) if way is not None else None
+        except Refused:
+            return None
+        return next((link for link in way.links if link.made_of == made_of and link.room()), None) if way is not None else None
 
     async def tunnel(self, conn: Conn, pick: Pick) -> Channel:
         """Opaque bytes to the picked endpoint, through its node. Raises Refused."""
@@ -158,7 +168,7 @@ class Peers:
                     link.close()
         identities, snapshot = self.context.identities, self.context.snapshot
         here = [found.identity for one in self.context.captured if (found := snapshot.workload(one)) is not None]
-        self.contexts.retain([made for made in (identities.node(), *map(identities.of, here)) if made is not None], identities.trust())
+        self.secures.retain([made for made in (identities.node(), *map(identities.of, here)) if made is not None], identities.trust())
 
     def admit(self, link: Link) -> None:
         """A peer has connected to a door of ours. Its door takes it out of `accepted` again."""
@@ -224,7 +234,7 @@ class Peers:
     async def _live(self, way: Way, attempt: Attempt, workload: Workload, hop: Hop, made_of: tuple[Credentials, Trust]) -> None:
         """The life of one connection, from its dialling to its end."""
         limits = self.context.limits
-        stream: trio.SocketStream | tls.TlsStream | None = None
+        stream: object = None
         link: Link | None = None
         failure: Refused | None = None
         timeout = Refused("connect-timeout", f"no answer in {limits.connect_timeout:g} s")
@@ -239,8 +249,7 @@ class Peers:
             with trying:
                 stream = await self.connect(self.context, workload, hop)
                 timeout = Refused("tls-failed", f"no handshake in {limits.connect_timeout:g} s")
-                context = self.contexts.client(*made_of, tls.ALPN_MESH)
-                secured = await tls.connect(stream, context, made_of[1], (hop.spiffe,), limits.connect_timeout, self.now)
+                secured, carrier = await self.secures.connect(stream, *made_of, (hop.spiffe,), limits.connect_timeout)
                 stream = secured.stream
                 peer = secured.peer
                 assert peer is not None
@@ -248,7 +257,7 @@ class Peers:
                     raise Refused("peer-revoked", why)
                 timeout = Refused("peer-lost", f"no SETTINGS in {limits.connect_timeout:g} s")
                 bounds = self.context.h2_bounds
-                link = Link(secured, True, bounds.shared() if hop.node else bounds, str(hop), made_of, met)
+                link = Link(secured, True, bounds.shared() if hop.node else bounds, str(hop), made_of, met, carrier)
                 self._carried[link] = self._metered(hop.node, hop.metered)
                 await link.run()
             if trying.cancelled_caught:

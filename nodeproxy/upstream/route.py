@@ -93,6 +93,13 @@ class Outward:
             return None
         return snapshot.hop(workload, endpoint.address)
 
+    def crosses(self, workload: Workload, endpoint: Endpoint) -> bool:
+        """Is it reached through a connection to its node?"""
+        try:
+            return workload.enrolled and self._hop(self._conn.context.snapshot, workload, endpoint) is not None
+        except Refused:
+            return False
+
     def _pass(self, snapshot: Snapshot, tried: Collection[Endpoint]) -> Pick:
         endpoint = Endpoint(*self._conn.dialled)
         if not snapshot.mesh.egress:

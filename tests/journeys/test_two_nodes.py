@@ -9,6 +9,7 @@ from trio.testing import MockClock
 
 from nodeproxy import listen, tls
 from nodeproxy.dns import resolver
+from nodeproxy.native import AVAILABLE
 from nodeproxy.upstream import connect
 from policy.model import Identity, Revoked
 from tests.journeys.stand_ins import echo, greets, head_of
@@ -17,10 +18,17 @@ from tests.journeys.two_nodes import TwoNodes
 NODE_DOORS, OWN_DOORS = True, False
 
 
+@pytest.fixture(params=[(), ("west",), ("east",), ("west", "east")], ids=["no lane", "lane in the west", "lane in the east", "lanes"])
+def lanes(request):
+    if request.param and not AVAILABLE:
+        pytest.skip("the native lane was not compiled")
+    return request.param
+
+
 @pytest.fixture(params=[NODE_DOORS, OWN_DOORS], ids=["node doors", "own doors"])
-async def mesh(request, monkeypatch, mint):
+async def mesh(request, monkeypatch, mint, lanes):
     async with trio.open_nursery() as nursery:
-        mesh = TwoNodes(nursery, mint, request.param)
+        mesh = TwoNodes(nursery, mint, request.param, lanes)
         monkeypatch.setattr(listen, "original_destination", mesh.original_destination)
         monkeypatch.setattr(resolver, "original_destination", mesh.original_destination)
         monkeypatch.setattr(connect, "_is_loopback", lambda address: False)  # it is where workloads live here

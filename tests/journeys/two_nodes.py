@@ -14,7 +14,9 @@ import trio.testing
 
 from agent.sources import manifest
 from nodeproxy.capture import Doors, Ports
+from nodeproxy.http.h2 import Bounds
 from nodeproxy.limits import Limits
+from nodeproxy.native import AVAILABLE
 from nodeproxy.proxy import NODE_DOOR, Proxy
 from policy.build import build
 from policy.model import Node, Revoked
@@ -64,7 +66,9 @@ class Side:
         self.inbound = {}
         self.built = None
         self.build()
-        self.proxy = Proxy(self.snapshot, self.sockets, mesh.limits, Ports(), self.records.append, self.identities)
+        lane = AVAILABLE and name in mesh.lanes
+        bounds = Bounds(native=lane)
+        self.proxy = Proxy(self.snapshot, self.sockets, mesh.limits, Ports(), self.records.append, self.identities, bounds, lane=lane)
         self.scope = trio.CancelScope()
 
     @property
@@ -118,7 +122,9 @@ class TwoNodes:
     strict, permissive = bookstore.STRICT, bookstore.PERMISSIVE
     http, tcp, service = map(staticmethod, (bookstore.http, bookstore.tcp, bookstore.service))
 
-    def __init__(self, nursery, mint, node_doors=True):
+    def __init__(self, nursery, mint, node_doors=True, lanes=("west", "east")):
+        """`lanes`: the nodes that have the native lane."""
+        self.lanes = lanes
         prefix = f"127.{random.randrange(64, 250)}.{random.randrange(256)}"
         self.nursery = nursery
         self.node_doors = node_doors

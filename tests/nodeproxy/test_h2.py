@@ -508,7 +508,7 @@ async def test_streams_beyond_the_limit_are_refused_and_can_be_sent_again() -> N
 
 async def test_no_stream_numbers_are_left() -> None:
     async with pair() as p:
-        machine = p.client._machine
+        machine = p.client.machine
         if isinstance(machine, Machine):
             machine.highest_outbound_stream_id = 2**31 - 3
         else:

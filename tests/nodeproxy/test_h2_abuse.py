@@ -104,7 +104,7 @@ class Raw:
 
     @property
     def native(self) -> bool:
-        return not isinstance(self.connection._machine, Machine)
+        return not isinstance(self.connection.machine, Machine)
 
     def abused(self, rule: str, code: Code = Code.ENHANCE_YOUR_CALM, native: tuple[str, Code] | None = None) -> None:
         """It was refused for this rule, and told so. `native`: how the compiled machine says it, where that is not the same."""
@@ -339,8 +339,8 @@ async def test_a_peer_that_asks_and_does_not_read(kind: str) -> None:
             if peer.refused:
                 break
             await peer.send(FLOODS[kind])
-            assert peer.connection._machine.queued < 4200
-            if peer.connection._finishing:
+            assert peer.connection.machine.queued < 4200
+            if peer.ours.closed or peer.connection.closed:
                 break
         else:
             pytest.fail("no bound")
@@ -438,7 +438,7 @@ async def test_the_peer_cannot_have_us_keep_a_large_table_or_unknown_settings() 
         settings = [(1, 2**32 - 1), *((name, 1) for name in range(100, 2000))]
         body = b"".join(struct.pack(">HI", *setting) for setting in settings)
         await peer.send(struct.pack(">BHBBI", 0, len(body), 4, 0, 0) + body)
-        machine = peer.connection._machine
+        machine = peer.connection.machine
         if isinstance(machine, Machine):
             assert not peer.refused
             assert machine.encoder.header_table_size == 4096

@@ -32,14 +32,14 @@ EMPTY = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n"
 
 def ask(connection, *heads, body=b"", then=STRANGE):
     """Queue requests, a body of the first one, and what comes after them, to go out in one piece."""
-    machine = connection._machine
+    machine = connection.machine
     first = machine.get_next_available_stream_id()
     for fields in heads:
         machine.send_fields(machine.get_next_available_stream_id(), fields, False)
     for start in range(0, len(body), 16000):
         machine.send_data(first, body[start : start + 16000])
     machine._data_to_send += then
-    connection._stir()
+    connection.carrier.stir()
 
 
 def flags(records):
@@ -74,11 +74,11 @@ async def test_a_tunnel_door_forgets_the_streams_of_a_connection_that_broke_http
 async def test_a_tunnel_that_carries_when_its_connection_breaks_http2(doors):
     visitor = await doors.knock(door=STORE)
     channel, server = await opened(doors, visitor)
-    visitor.connection._machine.send_data(channel.id, b"x" * 16000)
-    visitor.connection._machine.send_data(channel.id, b"x" * 16000)
-    visitor.connection._machine.send_data(channel.id, b"x" * 16000)  # read by the relay in the turn that ends the connection
-    visitor.connection._machine._data_to_send += STRANGE
-    visitor.connection._stir()
+    visitor.connection.machine.send_data(channel.id, b"x" * 16000)
+    visitor.connection.machine.send_data(channel.id, b"x" * 16000)
+    visitor.connection.machine.send_data(channel.id, b"x" * 16000)  # read by the relay in the turn that ends the connection
+    visitor.connection.machine._data_to_send += STRANGE
+    visitor.connection.carrier.stir()
     await visitor.over.wait()
     await settled()
     assert server.was_reset

@@ -113,7 +113,7 @@ def test_a_call(place):
     assert place.say(GET) == SENT
     assert place.answer(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\no") == OK[:-1]
     assert place.answer(b"k") == b"k"
-    assert place.lane.stats == {"callers": 1, "calls": 0, "servers": 1, "relays": 0, "served": 2, "missed": 0}
+    assert place.lane.stats == {"callers": 1, "calls": 0, "servers": 1, "relays": 0, "links": 0, "served": 2, "missed": 0}
     ((row, answered, buckets, seconds, bytes_in, bytes_out),) = place.lane.counts()
     assert (row, answered, sum(buckets)) == (0, (0, 0, 2, 0, 0, 0), 2)
     assert (bytes_in, bytes_out) == (2 * len(GET), 2 * len(OK))
@@ -176,7 +176,7 @@ def test_a_new_snapshot_makes_everything_stale(place):
 def test_a_new_snapshot_leaves_what_is_under_way_to_its_owner(place):
     assert place.say(GET) == SENT
     place.lane.forget()
-    assert place.lane.calls() == [(1, place.target.serial, GET)]
+    assert place.lane.calls() == [(1, place.target.serial, GET, 0)]
     assert place.answer(OK) == OK
     assert place.ups() == [(1, REQUEST, "", b"", b"")]
 

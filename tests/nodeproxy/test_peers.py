@@ -426,9 +426,9 @@ async def test_c08_a_peer_that_drains_gets_nothing_new_and_what_runs_finishes(pe
 async def test_c08_a_stream_that_was_not_taken_is_sent_again_once(peers, remote, buyer):
     async def refuses(channel):
         remote.answer = answer_ok
-        channel.connection._machine.drop(channel.id, 7)  # REFUSED_STREAM
+        channel.connection.machine.drop(channel.id, 7)  # REFUSED_STREAM
         channel.connection.wake(channel)
-        channel.connection._work.unpark_all()
+        channel.connection.carrier.stir()
 
     remote.answer = refuses
     tunnel = await peers.tunnel(buyer, PICK)
