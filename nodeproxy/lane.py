@@ -13,8 +13,7 @@ it is for all other connections (`calls`).
 Opaque bytes are simpler (`relay`): both connections are lent until both directions have ended, and what is told then is how, and how
 many bytes there were.
 
-One task drives the lane (`run`): it waits for the lane's descriptor as it would for any socket, and gives it no more than a slice of
-time for each turn of the loop.
+When the lane works, and when trio's tasks do: drive.py.
 """
 
 from __future__ import annotations
@@ -30,6 +29,7 @@ import trio
 
 from nodeproxy.context import Conn, Context, Pick
 from nodeproxy.crossing import Crossing
+from nodeproxy.drive import SLICE, Drive
 from nodeproxy.errors import FLAGS, Refused
 from nodeproxy.http.answers import answer
 from nodeproxy.http.h1 import Incoming
@@ -45,6 +45,7 @@ from nodeproxy.native import (
     REQUEST,
     RESPONSE,
     RIGHT_BROKEN,
+    SILENT,
     Lane,
     Program,
     Relayed,
@@ -59,7 +60,6 @@ from nodeproxy.upstream.route import Inward, Outward
 from policy import automaton
 from policy.model import Endpoint, Identity, Request
 
-SLICE = 500  # microseconds in each turn of the loop; without a bound others wait for tens of milliseconds
 _MOST_PAIRS = 4096
 _MOST_DENIALS = 256
 _ID = "0" * 32
@@ -173,7 +173,8 @@ class FastLane:
         self._lent: dict[int, Upstream] = {}
         self._waiting: dict[int, tuple[trio.lowlevel.Task | None, Any]] = {}
         self._given: dict[int, Given] = {}
-        self._sleep = trio.CancelScope()  # of the task that drives the lane
+        self._drive = Drive(self.lane, self.collect)
+        self.stir = self._drive.stir
         self._relays: dict[int, _Relay] = {}
         self._passed: dict[int, Passed] = {}
         self._ids = iter(range(1, 1 << 62))
@@ -206,16 +207,7 @@ class FastLane:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._tick)
                 task_status.started()
-                lane, turn = self.lane, self.lane.turn
-                while True:
-                    more = turn(SLICE)
-                    if lane.pending:
-                        self.collect()
-                    if more:
-                        await trio.lowlevel.checkpoint()
-                        continue
-                    with trio.CancelScope() as self._sleep:
-                        await trio.lowlevel.wait_readable(lane.fileno())
+                await self._drive.run()
         finally:
             for upstream in self._lent.values():
                 upstream.close()
@@ -311,10 +303,6 @@ class FastLane:
             return
         for number, answered, buckets, seconds, bytes_in, bytes_out in self.lane.counts():
             counted(Counts(pairs[number], answered, buckets, seconds, bytes_in, bytes_out))
-
-    def stir(self) -> None:
-        """There is something to send: the lane's task looks, once for all that is queued in this turn of the loop."""
-        self._sleep.cancel()
 
     def next_id(self) -> int:
         return next(self._ids)
@@ -419,8 +407,8 @@ class FastLane:
         self._waiting[conn.id] = (None, carried)
         try:
             if data:
-                if self.lane.turn(SLICE):
-                    self._sleep.cancel()  # no event tells of what is left to do
+                if self.lane.turn(SLICE) == SILENT:
+                    self.stir()  # no event tells of what is left to do
                 self.collect()
             given = self._given.pop(conn.id, None)
             if given is not None:

@@ -64,6 +64,16 @@ void to_caller(lane *l, caller *c) {
         return;
     }
     c->bytes_out += size;
+    if (c->back != NULL) {   /* more of it may be here: a head and its body go out together */
+        if (!buffer_add(&c->out, first(&l->work), size)) l->no_memory = true;
+        l->work.begin = l->work.end = 0;
+        if (!c->is_due) {
+            c->is_due = true;
+            c->next_due = l->due_callers;
+            l->due_callers = c;
+        }
+        return;
+    }
     bool ok = size == 0 || pass_on(l, &c->side, c, &c->out, first(&l->work), size);
     l->work.begin = l->work.end = 0;
     if (!ok || l->no_memory) {
@@ -452,6 +462,17 @@ void caller_writable(lane *l, caller *c) {
         else streams_read_on(l, c);
     }
     if (c->response_done && (c->request_done || c->close)) finish(l, c);
+}
+
+void callers_flush(lane *l) {
+    while (l->due_callers != NULL) {
+        caller *c = l->due_callers;
+        l->due_callers = c->next_due;
+        c->is_due = false;
+        if (c->side.gone) continue;
+        caller_writable(l, c);
+        if (!c->side.gone && held(&c->out)) watch(l, &c->side, c, c->side.events | EPOLLOUT);
+    }
 }
 
 /* ---- a response ---- */

@@ -14,8 +14,6 @@
 
 #define DESTINATION "x-edgemesh-destination"
 
-static bool add_word(buffer *out, const char *word) { return buffer_add(out, word, strlen(word)); }
-
 static bool is_name(const uint8_t *name, size_t size, const char *word) { return strlen(word) == size && memcmp(name, word, size) == 0; }
 
 /* http.HTTPStatus: what Python writes for a response that came without a reason. */
@@ -103,10 +101,9 @@ static bool response_text(buffer *out, const stream *s, bool ended, bool head_on
     int status = (p.value[0] - '0') * 100 + (p.value[1] - '0') * 10 + p.value[2] - '0';
     const char *reason = reason_of(status);
     if (reason == NULL) return false;
-    char line[80];
-    int size = snprintf(line, sizeof line, "HTTP/1.1 %d %s\r\n", status, reason);
     out->begin = out->end = 0;
-    bool ok = buffer_add(out, line, (size_t)size), length = false;
+    bool ok = add_word(out, "HTTP/1.1 ") && buffer_add(out, p.value, 3) && add_word(out, " ") && add_word(out, reason) && add_word(out, "\r\n");
+    bool length = false;
     while (ok && next_pair(&at, end, &p)) {
         if (own && p.name_size >= 11 && same_word(p.name, 11, "x-edgemesh-")) return false;
         length = length || is_name(p.name, p.name_size, "content-length");
@@ -197,14 +194,14 @@ uint32_t back_waits(const caller *c) {
 bool back_open(lane *l, caller *c, target *t, const head *h) {
     static nghttp2_nv nva[MOST_FIELDS + 8];
     size_t count = 0;
-    char length[24];
+    char length[DECIMAL];
     nva[count++] = one_field(":method", 7, h->method, h->method_size);
     nva[count++] = one_field(":scheme", 7, "http", 4);
     nva[count++] = one_field(":path", 5, h->target, h->target_size);
     nva[count++] = one_field(":authority", 10, h->host, h->host_size);
     if (!plain_fields(l, h, true, nva, &count)) return false;
     if (!h->has_proto) nva[count++] = one_field("x-forwarded-proto", 17, "http", 4);
-    if (h->length >= 0) nva[count++] = one_field("content-length", 14, length, (size_t)snprintf(length, sizeof length, "%lld", (long long)h->length));
+    if (h->length >= 0) nva[count++] = one_field("content-length", 14, length, decimal(length, (uint64_t)h->length));
     l->text.begin = l->text.end = 0;
     if (!write_forwarded_for(&l->text, h, c->plan->shown, c->plan->shown_size)) return false;
     nva[count++] = one_field("x-forwarded-for", 15, first(&l->text), held(&l->text));
@@ -231,12 +228,11 @@ void back_send(lane *l, caller *c) {
 bool front_head(lane *l, caller *c, const head *h, bool end) {
     static nghttp2_nv nva[MOST_FIELDS + 8];
     size_t count = 0;
-    char status[8], length[24];
-    snprintf(status, sizeof status, "%03d", h->status);
-    nva[count++] = one_field(":status", 7, status, 3);
+    char status[DECIMAL], length[DECIMAL];
+    nva[count++] = one_field(":status", 7, status, decimal(status, (uint64_t)h->status));
     if (!plain_fields(l, h, false, nva, &count)) return false;
     if (h->length >= 0 && h->status != 204)
-        nva[count++] = one_field("content-length", 14, length, (size_t)snprintf(length, sizeof length, "%lld", (long long)h->length));
+        nva[count++] = one_field("content-length", 14, length, decimal(length, (uint64_t)h->length));
     for (size_t i = 0; i < count; i++) c->bytes_out += nva[i].namelen + nva[i].valuelen;
     link_due(l, c->from);
     return h2_head(c->from->h, c->front->id, nva, count, end);

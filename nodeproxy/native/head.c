@@ -199,8 +199,6 @@ int64_t read_response(const uint8_t *data, size_t size, const head_limits *limit
     return end + 4 - data;
 }
 
-static bool add_word(buffer *out, const char *word) { return buffer_add(out, word, strlen(word)); }
-
 /* Who calls, behind those who called before: exchange.py. */
 bool write_forwarded_for(buffer *out, const head *h, const uint8_t *shown, size_t shown_size) {
     bool ok = true, any = false, told = false;
@@ -220,6 +218,20 @@ bool write_forwarded_for(buffer *out, const head *h, const uint8_t *shown, size_
     return ok && buffer_add(out, shown, shown_size);
 }
 
+size_t decimal(char *to, uint64_t number) {
+    char digits[DECIMAL];
+    size_t count = 0;
+    do digits[count++] = (char)('0' + number % 10);
+    while ((number /= 10) > 0);
+    for (size_t i = 0; i < count; i++) to[i] = digits[count - 1 - i];
+    return count;
+}
+
+static bool add_length(buffer *out, int64_t length) {
+    char text[DECIMAL];
+    return add_word(out, "content-length: ") && buffer_add(out, text, decimal(text, (uint64_t)length)) && add_word(out, "\r\n");
+}
+
 /* As h1.py write_request. */
 bool write_request(buffer *out, const head *h, const uint8_t *shown, size_t shown_size) {
     bool ok = buffer_room(out, 4096);
@@ -234,18 +246,16 @@ bool write_request(buffer *out, const head *h, const uint8_t *shown, size_t show
     if (h->chunked) {
         ok = ok && add_word(out, "transfer-encoding: chunked\r\n");
     } else if (h->length >= 0) {
-        char text[48];
-        int size = snprintf(text, sizeof text, "content-length: %lld\r\n", (long long)h->length);
-        ok = ok && buffer_add(out, text, (size_t)size);
+        ok = ok && add_length(out, h->length);
     }
     return ok && add_word(out, "\r\n");
 }
 
 /* As h1.py write_response. `length` -1: nothing is said of it. */
 bool write_response(buffer *out, const head *h, int64_t length, bool chunked, bool close) {
-    char text[64];
-    int size = snprintf(text, sizeof text, "HTTP/1.1 %d ", h->status);
-    bool ok = buffer_room(out, 4096) && buffer_add(out, text, (size_t)size) && buffer_add(out, h->reason, h->reason_size);
+    char text[DECIMAL];
+    bool ok = buffer_room(out, 4096) && add_word(out, "HTTP/1.1 ") && buffer_add(out, text, decimal(text, (uint64_t)h->status)) && add_word(out, " ");
+    ok = ok && buffer_add(out, h->reason, h->reason_size);
     ok = ok && add_word(out, "\r\n");
     for (uint32_t i = 0; ok && i < h->fields; i++) {
         const field *f = &h->field[i];
@@ -254,8 +264,7 @@ bool write_response(buffer *out, const head *h, int64_t length, bool chunked, bo
     if (chunked) {
         ok = ok && add_word(out, "transfer-encoding: chunked\r\n");
     } else if (length >= 0) {
-        size = snprintf(text, sizeof text, "content-length: %lld\r\n", (long long)length);
-        ok = ok && buffer_add(out, text, (size_t)size);
+        ok = ok && add_length(out, length);
     }
     if (close) ok = ok && add_word(out, "connection: close\r\n");
     return ok && add_word(out, "\r\n");

@@ -14,6 +14,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <string.h>
 
 #include "llhttp/llhttp.h"
 
@@ -29,7 +30,14 @@ typedef struct { uint8_t *at; uint32_t begin, end, size; } buffer;
 static inline uint32_t held(const buffer *b) { return b->end - b->begin; }
 static inline const uint8_t *first(const buffer *b) { return b->at + b->begin; }
 bool buffer_room(buffer *b, size_t more);                    /* false: no memory */
-bool buffer_add(buffer *b, const void *data, size_t size);
+static inline bool buffer_add(buffer *b, const void *data, size_t size) {
+    if (size == 0) return true;
+    if (size > b->size - b->end && !buffer_room(b, size)) return false;
+    memcpy(b->at + b->end, data, size);
+    b->end += (uint32_t)size;
+    return true;
+}
+static inline bool add_word(buffer *b, const char *word) { return buffer_add(b, word, strlen(word)); }
 void buffer_take(buffer *b, uint32_t size);
 void buffer_free(buffer *b);
 
@@ -51,6 +59,8 @@ int64_t read_response(const uint8_t *data, size_t size, const head_limits *limit
 bool write_request(buffer *out, const head *h, const uint8_t *shown, size_t shown_size);
 bool write_forwarded_for(buffer *out, const head *h, const uint8_t *shown, size_t shown_size);
 bool write_response(buffer *out, const head *h, int64_t length, bool chunked, bool close);
+#define DECIMAL 24u
+size_t decimal(char *to, uint64_t number);                         /* writes its digits, answers how many */
 bool trailer_travels(const uint8_t *name, size_t size);
 bool same_word(const uint8_t *a, size_t size, const char *word);   /* ASCII case is ignored */
 
@@ -101,7 +111,7 @@ typedef struct plan {           /* where the requests of one caller to one desti
 
 /* ---- call.c and loop.c ---- */
 typedef struct { uint8_t kind; bool gone, absent; int fd; uint32_t events; } side;   /* absent: not in the epoll set for now */
-enum { CALLER, SERVER, RELAYED, LINKED };
+enum { CALLER, SERVER, RELAYED, LINKED, OTHERS };    /* the last: what Python waits for, see lane_stay */
 enum { AT_REST, ASKED, ANSWERED };                   /* of a caller */
 
 typedef struct server {
@@ -123,7 +133,8 @@ typedef struct caller {
     plan *plan;
     struct caller *next, *previous;      /* all */
     struct caller *again;                /* bytes are here that no event will tell of */
-    bool is_again;
+    struct caller *next_due;
+    bool is_again, is_due;               /* due: `out` is to be sent when what its link has read is all told */
     uint8_t state;
     server *server;
     target *target;                      /* of the request under way */
@@ -197,11 +208,13 @@ typedef struct settings {
 } settings;
 
 typedef struct lane {
-    int epoll;
+    int epoll, outer;                    /* outer: for Python to wait for; `epoll` is in it */
+    side others;
+    bool called;                         /* by `others` */
     settings set;
     uint64_t now, budget_end;
     uint32_t generation, callers, calls, servers;
-    caller *first_caller, *again, *dead_callers;
+    caller *first_caller, *again, *due_callers, *dead_callers;
     server *dead_servers;
     target *first_target;
     uint64_t serial;
@@ -259,7 +272,14 @@ void target_free(lane *l, target *t);                         /* one user less *
 bool lane_open(lane *l);
 void lane_close(lane *l);
 void lane_callbacks(lane *l);
-bool lane_turn(lane *l, uint64_t budget);                     /* true: there is more to do */
+enum { TURN_DONE, TURN_MORE, TURN_SILENT };                   /* nothing is left; perhaps something is; something is that no event tells of */
+int lane_turn(lane *l, uint64_t budget);
+/* While Python would sleep anyway: work and wait here, in one place. Ends after `longest` (microseconds), when nothing has come for
+ * `quiet`, when the descriptor `others` tells that Python has work, which is looked at after each slice, or when the lane has something
+ * for Python: of that, what can wait does for `quiet`. */
+enum { STAY_QUIET, STAY_SERVED, STAY_CALL };   /* nothing came; something did; Python is to look: at what is left, or at its clock */
+int lane_stay(lane *l, uint64_t longest, uint64_t quiet, uint64_t slice, int others);
+bool lane_pending(const lane *l);                             /* there is something for Python */
 void lane_tick(lane *l);
 caller *caller_of_stream(lane *l, struct stream *s, struct link_ *k, plan *p, uint64_t guest);
 bool lane_carry(lane *l, uint64_t id, int fd, plan *p, const uint8_t *data, size_t size, caller **handle);
@@ -273,6 +293,7 @@ void caller_writable(lane *l, caller *c);
 void server_readable(lane *l, server *s);
 void server_writable(lane *l, server *s);
 void caller_late(lane *l, caller *c);
+void callers_flush(lane *l);                                  /* those who are due */
 void caller_next(lane *l, caller *c);
 void caller_more(lane *l, caller *c);                         /* what was kept of its body goes on */
 int64_t begin_call(lane *l, caller *c, const uint8_t *data, size_t size, const head *h, int64_t head_size);

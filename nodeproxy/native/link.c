@@ -170,6 +170,7 @@ static void read_link(lane *l, link_ *k) {
         }
         k->heard = relay_clock(l);
         h2_feed(k->h, l->scratch, (size_t)got, (double)k->heard / 1e6);
+        callers_flush(l);
         link_due(l, k);
         if (k->h->over || held(&k->h->events)) tell(l, k);
         if (k->h->over) {
@@ -232,30 +233,22 @@ static bool flush_link(lane *l, link_ *k) {
 }
 
 bool links_flush(lane *l, uint64_t end) {
+    callers_flush(l);
     link_ *k = l->due;
     l->due = NULL;
     link_ *again = NULL;
     while (k != NULL) {
         link_ *next = k->next_due;
-        k->is_due = false;
-        k->next_due = NULL;
+        k->next_due = NULL;   /* `is_due` until all is done: what is read here is sent here */
         if (l->now < end && k->tls != NULL && !k->ended && k->side.events & EPOLLIN && secured_pending(k->tls)) {
             read_link(l, k);   /* no event tells of what OpenSSL holds */
-            if (k->side.gone) {
-                k = next;
-                continue;
-            }
         }
         bool flushed = flush_link(l, k);
         if (!flushed || (k->tls != NULL && !k->ended && k->side.events & EPOLLIN && secured_pending(k->tls))) {
-            if (k->is_due) {   /* put there while it was read */
-                link_ **at = &l->due;
-                while (*at != k) at = &(*at)->next_due;
-                *at = k->next_due;
-            }
-            k->is_due = true;
             k->next_due = again;
             again = k;
+        } else {
+            k->is_due = false;
         }
         k = next;
     }

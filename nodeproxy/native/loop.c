@@ -23,10 +23,12 @@ bool lane_open(lane *l) {
     l->entry_mask = ENTRIES - 1;
     l->entries = calloc(ENTRIES, sizeof *l->entries);
     l->epoll = epoll_create1(EPOLL_CLOEXEC);
+    l->outer = epoll_create1(EPOLL_CLOEXEC);
     l->generation = 1;
     l->now = micros_now();
     lane_callbacks(l);
-    return l->entries != NULL && l->epoll >= 0;
+    struct epoll_event e = {.events = EPOLLIN};
+    return l->entries != NULL && l->epoll >= 0 && l->outer >= 0 && epoll_ctl(l->outer, EPOLL_CTL_ADD, l->epoll, &e) == 0;
 }
 
 static void sweep_dead(lane *l);
@@ -51,6 +53,7 @@ void lane_close(lane *l) {
     buffer_free(&l->refusals);
     for (uint32_t i = 0; i < l->denial_count; i++) free(l->denials[i].answer);
     free(l->denials);
+    if (l->outer >= 0) close(l->outer);
     if (l->epoll >= 0) close(l->epoll);
 }
 
@@ -306,7 +309,9 @@ void lane_drop(lane *l, caller *c, up *left) {
 static void handle(lane *l, void *owner, uint32_t events) {
     side *s = owner;
     if (s->gone) return;
-    if (s->kind == RELAYED) {
+    if (s->kind == OTHERS) {
+        l->called = true;
+    } else if (s->kind == RELAYED) {
         relay_event(l, owner, events);
     } else if (s->kind == LINKED) {
         link_event(l, owner, events);
@@ -337,7 +342,7 @@ static void handle(lane *l, void *owner, uint32_t events) {
 
 /* Whose work an event is: that of the workload behind whose door the caller is; a relay has a share of its own. */
 static uint32_t crowd_of(const side *s) {
-    if (s->kind == RELAYED || s->kind == LINKED) return CROWDS / 2 + (uint32_t)s->fd % (CROWDS / 2);
+    if (s->kind >= RELAYED) return CROWDS / 2 + (uint32_t)s->fd % (CROWDS / 2);
     const caller *c = s->kind == CALLER ? (const caller *)s : ((const server *)s)->caller;
     return c == NULL ? 0 : c->plan->crowd % (CROWDS / 2);
 }
@@ -420,23 +425,60 @@ static void again_round(lane *l, bool others) {
     l->again = c;
 }
 
-bool lane_turn(lane *l, uint64_t budget) {
+bool lane_pending(const lane *l) {
+    return l->up_count || l->gone_count || l->relayed_count || l->links_told || held(&l->log) || held(&l->refusals);
+}
+
+/* One round, and whether there is more to do. `wait`: milliseconds, while nothing is here. */
+static bool one_round(lane *l, uint64_t budget, int wait) {
+    struct epoll_event events[EVENTS];
+    int count = epoll_wait(l->epoll, events, EVENTS, wait);
+    if (count < 0) count = 0;
     l->now = micros_now();
     uint64_t end = l->now + budget;
+    if (count > 0) handle_round(l, events, count, end);
+    again_round(l, count > 0);
+    bool to_send = links_flush(l, end);
+    sweep_dead(l);
+    l->now = micros_now();
+    return count > 0 || l->again != NULL || to_send;
+}
+
+/* Something is left that no event tells of. */
+static bool silent(const lane *l) { return l->again != NULL || l->due != NULL; }
+
+int lane_turn(lane *l, uint64_t budget) {
+    uint64_t end = micros_now() + budget;
+    l->now = end - budget;
     bool more = true;
-    while (more) {
-        struct epoll_event events[EVENTS];
-        int count = epoll_wait(l->epoll, events, EVENTS, 0);
-        if (count < 0) count = 0;
-        if (count > 0) handle_round(l, events, count, end);
-        again_round(l, count > 0);
-        bool to_send = links_flush(l, end);
-        sweep_dead(l);
-        more = count > 0 || l->again != NULL || to_send;
-        l->now = micros_now();
-        if (l->now >= end) break;
+    while (more && l->now < end) more = one_round(l, end - l->now, 0);
+    return silent(l) ? TURN_SILENT : more ? TURN_MORE : TURN_DONE;
+}
+
+/* What Python is to hear of at once; the rest of what is pending can wait for a moment. */
+static bool urgent(const lane *l) { return l->up_count || l->relayed_count || l->links_told || held(&l->log) + held(&l->refusals) > SCRATCH; }
+
+int lane_stay(lane *l, uint64_t longest, uint64_t quiet, uint64_t slice, int others) {
+    struct epoll_event e = {.events = EPOLLIN, .data.ptr = &l->others};
+    l->others = (side){.kind = OTHERS, .fd = others};
+    /* We are taken out of what Python waits for: else we would be what it has to do, and the two would wait for each other. */
+    epoll_ctl(l->outer, EPOLL_CTL_DEL, l->epoll, NULL);
+    l->called = epoll_ctl(l->epoll, EPOLL_CTL_ADD, others, &e) != 0;
+    bool here = !l->called, more = true, worked = false;
+    uint64_t begun = micros_now(), end = begun + longest, last = begun;
+    l->now = begun;
+    while (!l->called && l->now < end && !urgent(l) && !(l->now > begun + quiet && lane_pending(l))) {
+        uint64_t wait = last + quiet < end ? last + quiet : end;
+        if (!more && l->now >= wait) break;
+        more = one_round(l, slice, more ? 0 : (int)((wait - l->now + 999) / 1000));
+        if (more) last = l->now;
+        worked = worked || more;
     }
-    return more;
+    if (here) epoll_ctl(l->epoll, EPOLL_CTL_DEL, others, NULL);
+    e.data.ptr = NULL;
+    epoll_ctl(l->outer, EPOLL_CTL_ADD, l->epoll, &e);
+    if (silent(l) || lane_pending(l) || (worked && l->now > begun + quiet)) return STAY_CALL;   /* the clock has moved since Python looked */
+    return worked ? STAY_SERVED : STAY_QUIET;
 }
 
 void lane_tick(lane *l) {

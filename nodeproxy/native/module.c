@@ -255,7 +255,7 @@ static PyObject *lane_new_object(PyTypeObject *type, PyObject *args, PyObject *k
     (void)kwargs;
     LaneObject *self = (LaneObject *)type->tp_alloc(type, 0);
     if (self == NULL) return NULL;
-    self->l.epoll = -1;
+    self->l.epoll = self->l.outer = -1;
     if (!lane_open(&self->l)) {
         Py_DECREF(self);
         return PyErr_SetFromErrno(PyExc_OSError);
@@ -302,7 +302,7 @@ static PyObject *lane_limit(LaneObject *self, PyObject *args, PyObject *kwargs) 
 
 static PyObject *lane_fileno(LaneObject *self, PyObject *unused) {
     (void)unused;
-    return PyLong_FromLong(self->l.epoll);
+    return PyLong_FromLong(self->l.outer);
 }
 
 static PyObject *lane_target(LaneObject *self, PyObject *unused) {
@@ -506,11 +506,21 @@ static PyObject *lane_clear(LaneObject *self, PyObject *target_) {
 static PyObject *lane_turn_object(LaneObject *self, PyObject *args) {
     unsigned budget;
     if (!PyArg_ParseTuple(args, "I", &budget)) return NULL;
-    bool more;
+    int more;
     Py_BEGIN_ALLOW_THREADS
     more = lane_turn(&self->l, budget);
     Py_END_ALLOW_THREADS
-    return PyBool_FromLong(more);
+    return PyLong_FromLong(more);
+}
+
+static PyObject *lane_stay_object(LaneObject *self, PyObject *args) {
+    unsigned longest, quiet, slice;
+    int others, told;
+    if (!PyArg_ParseTuple(args, "IIIi", &longest, &quiet, &slice, &others)) return NULL;
+    Py_BEGIN_ALLOW_THREADS
+    told = lane_stay(&self->l, longest, quiet, slice, others);
+    Py_END_ALLOW_THREADS
+    return PyLong_FromLong(told);
 }
 
 static PyObject *lane_tick_object(LaneObject *self, PyObject *args) {
@@ -675,10 +685,9 @@ static PyObject *lane_stats(LaneObject *self, void *closure) {
                          l->links, "served", (unsigned long long)l->served, "missed", (unsigned long long)l->missed);
 }
 
-static PyObject *lane_pending(LaneObject *self, void *closure) {
+static PyObject *lane_get_pending(LaneObject *self, void *closure) {
     (void)closure;
-    lane *l = &self->l;
-    return PyBool_FromLong(l->up_count || l->gone_count || l->relayed_count || l->links_told || held(&l->log) || held(&l->refusals));
+    return PyBool_FromLong(lane_pending(&self->l));
 }
 
 static PyObject *lane_under_way(LaneObject *self, void *closure) {
@@ -700,7 +709,9 @@ static PyMethodDef lane_methods[] = {
     {"lend", (PyCFunction)lane_lend_object, METH_VARARGS, "lend(id, fd, target): lend a server's connection at rest"},
     {"reclaim", (PyCFunction)lane_reclaim_object, METH_O, "reclaim(target) -> int: a server that rests goes back; 0: none rests"},
     {"clear", (PyCFunction)lane_clear, METH_O, "clear(target): close what rests for it"},
-    {"turn", (PyCFunction)lane_turn_object, METH_VARARGS, "turn(microseconds) -> bool: work; is there more?"},
+    {"turn", (PyCFunction)lane_turn_object, METH_VARARGS, "turn(microseconds) -> int: work. 0: nothing is left; SILENT: something is that no event tells of"},
+    {"stay", (PyCFunction)lane_stay_object, METH_VARARGS,
+     "stay(microseconds, quiet, slice, others) -> int: work and wait until the descriptor `others` is readable; QUIET, CALL, or neither"},
     {"tick", (PyCFunction)lane_tick_object, METH_VARARGS, "tick([now]): look at the clock, once a second; `now`: by the one that times relays"},
     {"forget", (PyCFunction)lane_forget, METH_NOARGS, "forget(): all plans and what was learned are stale"},
     {"ups", (PyCFunction)lane_ups, METH_NOARGS, "ups() -> list: callers that have left"},
@@ -720,7 +731,7 @@ static PyMethodDef lane_methods[] = {
 static PyGetSetDef lane_getset[] = {
     {"logging", (getter)lane_get_logging, (setter)lane_set_logging, "keep a record of each request for `log`", NULL},
     {"stats", (getter)lane_stats, NULL, "how many of what there are", NULL},
-    {"pending", (getter)lane_pending, NULL, "is there anything in `ups`, `gone`, `relayed` or `log`", NULL},
+    {"pending", (getter)lane_get_pending, NULL, "is there anything in `ups`, `gone`, `relayed` or `log`", NULL},
     {"under_way", (getter)lane_under_way, NULL, "how many calls are under way", NULL},
     {0},
 };
@@ -755,6 +766,9 @@ PyMODINIT_FUNC PyInit__lane(void) {
     PyModule_AddIntConstant(made, "END", UP_END);
     PyModule_AddIntConstant(made, "FAILED", UP_FAILED);
     PyModule_AddIntConstant(made, "RESPONSE", UP_RESPONSE);
+    PyModule_AddIntConstant(made, "SILENT", TURN_SILENT);
+    PyModule_AddIntConstant(made, "QUIET", STAY_QUIET);
+    PyModule_AddIntConstant(made, "CALL", STAY_CALL);
     PyModule_AddIntConstant(made, "DONE", RELAY_DONE);
     PyModule_AddIntConstant(made, "LEFT_BROKEN", LEFT_BROKEN);
     PyModule_AddIntConstant(made, "RIGHT_BROKEN", RIGHT_BROKEN);
