@@ -249,6 +249,7 @@ class Exchange:
         else:
             self.phase.begin("idle", self.limits.idle_timeout)
         self.begun = True
+        record.status = response.status
         record.bytes_out += await caller.flush()
         while not incoming.complete:
             self.phase.moved(self.limits.idle_timeout)
@@ -428,6 +429,9 @@ class Exchange:
             protocol="http",
             method=method.decode("ascii"),
         )
+        if conn.direction == "inbound":  # else the request finds out who answers it
+            was = conn.report.record
+            record.tls_peer, record.tls_version, record.tls_cipher = was.tls_peer, was.tls_version, was.tls_cipher
         self.record = record
         self.report = Report(self.context.sink, record, began)
         return record

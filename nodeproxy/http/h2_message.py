@@ -31,19 +31,22 @@ def request_head(fields: Fields, ended: bool, limits: Limits) -> RequestHead:
     pseudo: dict[bytes, bytes] = {}
     lines: list[bytes] = []
     cookies: list[bytes] = []
-    size = 0
+    size = jar = 0
     for name, value in fields:
-        size += len(name) + len(value) + 32  # RFC 9113 section 6.5.2 counts so
+        size += len(name) + len(value)
         if name.startswith(b":"):
             pseudo[name] = value
         elif name == b"cookie":
+            if not cookies:
+                jar = len(lines)
+                lines.append(b"")
             cookies.append(value)  # RFC 9113 section 8.2.3: crumbs are joined for HTTP/1.1
         else:
             lines.append(name + b": " + value)
     if cookies:
-        lines.append(b"cookie: " + b"; ".join(cookies))
-    if size > limits.head_bytes:
-        raise Refused("head-too-large", f"{size} bytes of fields, {limits.head_bytes} allowed")
+        lines[jar] = b"cookie: " + b"; ".join(cookies)
+    if (counted := size + 32 * len(fields)) > limits.head_bytes:  # RFC 9113 section 6.5.2 counts so
+        raise Refused("head-too-large", f"{counted} bytes of fields, {limits.head_bytes} allowed")
     method, authority = pseudo.get(b":method", b""), pseudo.get(b":authority", b"")
     target = authority if method == b"CONNECT" else pseudo.get(b":path", b"")
     if not _METHOD.fullmatch(method) or not _TARGET.fullmatch(target) or not (target[:1] in (b"/", b"*") or method == b"CONNECT"):

@@ -158,9 +158,11 @@ class Lending:
         record = exchange.open_report(head.method, given.began)
         record.path = head.target.partition(b"?")[0].decode("latin-1")[:_PATH_SHOWN]
         record.bytes_in, record.bytes_out = given.bytes_in, given.bytes_out
+        record.status = given.status if given.begun else 0
         pick = self._lane.pick_of(given)
         if pick is not None:
             record.destination, record.service, record.rule, record.endpoint = pick.workload, pick.service, pick.rule, str(pick.endpoint)
+        self._lane.crossing.note(record, exchange.conn, given.target)
         return head
 
 

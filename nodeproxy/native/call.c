@@ -328,7 +328,7 @@ int64_t begin_call(lane *l, caller *c, const uint8_t *data, size_t size, const h
     l->calls++;
     c->state = ASKED;
     c->began = l->now;
-    c->bytes_in = (uint64_t)taken;
+    c->bytes_in = c->from != NULL ? c->from_size : (uint64_t)taken;
     c->bytes_out = 0;
     c->status = 0;
     c->idempotent = is_one_of(h, IDEMPOTENT);

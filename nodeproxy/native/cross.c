@@ -53,7 +53,7 @@ static bool add_line(buffer *out, const pair *p) {
     return buffer_add(out, p->name, p->name_size) && buffer_add(out, ": ", 2) && buffer_add(out, p->value, p->value_size) && buffer_add(out, "\r\n", 2);
 }
 
-typedef struct { pair method, path, authority, destination, forwarded_for; } asked;
+typedef struct { pair method, path, authority, destination, forwarded_for; size_t size; } asked;
 
 /* A request, as h2_message.py request_head reads it. False: it is not plain. */
 static bool request_text(buffer *out, const stream *s, bool ended, asked *a) {
@@ -62,6 +62,7 @@ static bool request_text(buffer *out, const stream *s, bool ended, asked *a) {
     pair p;
     bool length = false, cookie = false;
     while (next_pair(&at, end, &p)) {
+        a->size += p.name_size + p.value_size;
         if (p.name_size && p.name[0] == ':') {
             if (is_name(p.name, p.name_size, ":method")) a->method = p;
             else if (is_name(p.name, p.name_size, ":path")) a->path = p;
@@ -329,6 +330,7 @@ static bool requested(h2 *h, stream *s) {
     if (size != (int64_t)held(&l->text) || (ended && head_.length > 0)) return false;
     caller *c = caller_of_stream(l, s, k, d->plan, d->guest);
     if (c == NULL) return false;
+    c->from_size = (uint32_t)a.size;
     h2_from_python(h, s, c);
     if (begin_call(l, c, first(&l->text), held(&l->text), &head_, size) > 0) return true;
     c->front = NULL;

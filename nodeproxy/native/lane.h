@@ -140,6 +140,7 @@ typedef struct caller {
     target *target;                      /* of the request under way */
     struct stream *front, *back;         /* it is a stream itself; it is answered by one. See cross.c */
     struct link_ *from;                  /* whose stream it is */
+    uint32_t from_size;                  /* of its fields, as they count in the log */
     struct caller *own;                  /* what `handle` is, for a stream */
     uint64_t guest;                      /* as whom Python knows the caller of a stream */
     uint32_t owed;                       /* bytes of a stream that were not passed on yet */

@@ -122,13 +122,13 @@ class TwoNodes:
     strict, permissive = bookstore.STRICT, bookstore.PERMISSIVE
     http, tcp, service = map(staticmethod, (bookstore.http, bookstore.tcp, bookstore.service))
 
-    def __init__(self, nursery, mint, node_doors=True, lanes=("west", "east")):
+    def __init__(self, nursery, mint, node_doors=True, lanes=("west", "east"), limits=None):
         """`lanes`: the nodes that have the native lane."""
         self.lanes = lanes
         prefix = f"127.{random.randrange(64, 250)}.{random.randrange(256)}"
         self.nursery = nursery
         self.node_doors = node_doors
-        self.limits = Limits()
+        self.limits = limits or Limits()
         self.addresses = {name: f"{prefix}.{number}" for number, name in enumerate(HOMES, 1)}
         self.addressed = {"west": f"{prefix}.100", "east": f"{prefix}.200"}
         self.revoked = Revoked()
