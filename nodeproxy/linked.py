@@ -13,6 +13,7 @@ import trio
 from nodeproxy.http.h2_machine import Violation
 from nodeproxy.http.h2_native import NativeMachine
 from nodeproxy.http.message import Fields
+from nodeproxy.tls_native import in_words
 
 if TYPE_CHECKING:
     from nodeproxy.http.h2 import Connection
@@ -93,7 +94,7 @@ class LaneCarrier:
             connection.broke_rules(violation)
             self._over.set()
         if linked.ended and not self._over.is_set():
-            connection.closed_by_peer(linked.why)
+            connection.closed_by_peer(in_words(linked.why))
             self._over.set()
         if self._waits_for and machine.queued < self._waits_for:
             if self._waits_for == 1:

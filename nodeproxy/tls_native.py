@@ -97,7 +97,7 @@ async def _shake(stream: trio.SocketStream, secured: Secured, context: NativeCon
         elif state == _UNTRUSTED:
             raise Refused("peer-untrusted", secured.why)
         else:
-            words = _words(secured.why)
+            words = in_words(secured.why)
             raise Refused("tls-no-alpn" if "no application protocol" in words else "tls-failed", words)
     await trio.lowlevel.checkpoint()
     if context.alpn and secured.alpn not in context.alpn:
@@ -120,8 +120,8 @@ def _peer(secured: Secured, context: NativeContext, trust: Trust, now: float) ->
     return Peer(named.spiffe, named.identity, node, serial, min(s.not_after for s in shown), secured.version, secured.cipher, secured.alpn)
 
 
-def _words(why: str) -> str:
-    """As tls._words."""
+def in_words(why: str) -> str:
+    """What OpenSSL says of a failure, in the words of tls._words."""
     if why == "unexpected eof while reading":
         return "the stream was cut off: it ended without close_notify"
     if why == "wrong version number":

@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 #include "../../nodeproxy/native/lane.h"
+#include "words.h"
 
 static int url_ok, messages;
 static char seen[4096];
@@ -85,7 +86,6 @@ static void clear_ups(lane *l, int *away) {
     buffer_free(&l->refusals);
 }
 
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     static lane *l;
     static plan *p;
@@ -166,70 +166,6 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     return 0;
 }
 
-#ifndef LIBFUZZER
-static uint64_t state = 88172645463325252ull;
-static uint32_t chance(uint32_t below) {
-    state ^= state << 13;
-    state ^= state >> 7;
-    state ^= state << 17;
-    return below ? (uint32_t)(state % below) : 0;
-}
-
-static const char *const WORDS[] = {"\r\n", "\r\n\r\n", "\n", "GET /books HTTP/1.1\r\n", "host: store\r\n", "POST ", "HEAD ", "content-length: 3\r\n",
-    "transfer-encoding: chunked\r\n", "0\r\n\r\n", "3\r\nabc\r\n", "HTTP/1.1 200 OK\r\n", "connection: close\r\n", ": ", " ", "\0", "/admin", "%2f", "..",
-    "HTTP/1.1 304 X\r\n", "HTTP/1.1 100 C\r\n\r\n", "content-length: 99999999999999999999\r\n", "x-forwarded-for: 1\r\n", "\t", "ffffffffffffffff\r\n"};
-
-static size_t mutate(uint8_t *data, size_t size, size_t most, uint8_t **corpus, size_t *sizes, size_t files) {
-    for (uint32_t times = 1 + chance(4); times--;) {
-        size_t at = chance((uint32_t)size + 1);
-        switch (chance(7)) {
-        case 0: if (at < size) data[at] = (uint8_t)chance(256); break;
-        case 1: if (at < size) data[at] ^= (uint8_t)(1u << chance(8)); break;
-        case 2: if (at < size) { size_t n = 1 + chance((uint32_t)(size - at)); memmove(data + at, data + at + n, size - at - n); size -= n; } break;
-        case 3: case 4: {
-            const char *word = WORDS[chance(sizeof WORDS / sizeof *WORDS)];
-            size_t n = *word ? strlen(word) : 1;
-            if (size + n <= most) { memmove(data + at + n, data + at, size - at); memcpy(data + at, word, n); size += n; }
-            break;
-        }
-        case 5: {
-            size_t which = chance((uint32_t)files), from = chance((uint32_t)sizes[which] + 1), n = chance((uint32_t)(sizes[which] - from) + 1);
-            if (size + n <= most) { memmove(data + at + n, data + at, size - at); memcpy(data + at, corpus[which] + from, n); size += n; }
-            break;
-        }
-        case 6: if (at + 1 < size) data[at + 1] = (uint8_t)(data[at + 1] + 1 - 2 * chance(2)); break;
-        }
-    }
-    return size;
-}
-
-int main(int argc, char **argv) {
-    if (argc < 4) return fprintf(stderr, "usage: fuzz COUNT SEED FILE...\n"), 2;
-    long count = strtol(argv[1], NULL, 10);
-    state ^= strtoull(argv[2], NULL, 10) * 0x9E3779B97F4A7C15ull;
-    size_t files = (size_t)argc - 3;
-    uint8_t **corpus = calloc(files, sizeof *corpus);
-    size_t *sizes = calloc(files, sizeof *sizes);
-    for (size_t i = 0; i < files; i++) {
-        FILE *f = fopen(argv[i + 3], "rb");
-        if (f == NULL) return perror(argv[i + 3]), 2;
-        corpus[i] = malloc(65536);
-        sizes[i] = fread(corpus[i], 1, 65536, f);
-        fclose(f);
-        LLVMFuzzerTestOneInput(corpus[i], sizes[i]);
-    }
-    uint8_t *data = malloc(16384);
-    for (long i = 0; i < count; i++) {
-        size_t which = chance((uint32_t)files), size = sizes[which] < 8192 ? sizes[which] : 8192;
-        memcpy(data, corpus[which], size);
-        size = mutate(data, size, 16384, corpus, sizes, files);
-        LLVMFuzzerTestOneInput(data, size);
-    }
-    for (size_t i = 0; i < files; i++) free(corpus[i]);
-    free(corpus);
-    free(sizes);
-    free(data);
-    printf("%ld inputs, %d requests reached the server\n", count, messages);
-    return 0;
-}
-#endif
+#define WORD(text) {text, sizeof text - 1}
+static const word WORDS[] = {WORD("\r\n"), WORD("\r\n\r\n"), WORD("\n"), WORD("GET /books HTTP/1.1\r\n"), WORD("host: store\r\n"), WORD("POST "), WORD("HEAD "), WORD("content-length: 3\r\n"), WORD("transfer-encoding: chunked\r\n"), WORD("0\r\n\r\n"), WORD("3\r\nabc\r\n"), WORD("HTTP/1.1 200 OK\r\n"), WORD("connection: close\r\n"), WORD(": "), WORD(" "), WORD("\0"), WORD("/admin"), WORD("%2f"), WORD(".."), WORD("HTTP/1.1 304 X\r\n"), WORD("HTTP/1.1 100 C\r\n\r\n"), WORD("content-length: 99999999999999999999\r\n"), WORD("x-forwarded-for: 1\r\n"), WORD("\t"), WORD("ffffffffffffffff\r\n")};
+#include "driver.h"

@@ -1,8 +1,11 @@
-"""Write the corpus that fuzz_lane.c begins with: what a caller and a server say in turn, as steps (see there)."""
+"""Write the corpora that fuzz_lane.c and fuzz_link.c begin with: what each end says in turn, as steps (see there)."""
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
+
+from hpack import Encoder
 
 GET = b"GET /books HTTP/1.1\r\nhost: store\r\n\r\n"
 POST = b"POST /books HTTP/1.1\r\nhost: store\r\n"
@@ -42,10 +45,119 @@ TALKS: dict[str, list[tuple[int, bytes]]] = {
 }
 
 
+PEER, OURS, END_OF_OURS, END_OF_PEER, GOES_AWAY = 0, 3, 6, 14, 15
+CALLED, CALLING = b"\0", b"\1"
+
+
+def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
+    return struct.pack(">I", len(payload))[1:] + struct.pack(">BBI", kind, flags, stream) + payload
+
+
+def fields(*pairs: tuple[str, str]) -> bytes:
+    return Encoder().encode(pairs, huffman=False)  # what can be read can be mutated with some sense
+
+
+def asks(method: str = "GET", path: str = "/books", *more: tuple[str, str]) -> bytes:
+    named = ((":method", method), (":scheme", "http"), (":path", path), (":authority", "store"))
+    return fields(*named, *more, ("x-forwarded-for", "10.0.0.1"), ("x-edgemesh-destination", "10.0.0.2:80"))
+
+
+HEADERS, DATA, RST, END, WHOLE = 1, 0, 3, 1, 5  # END_STREAM; with END_HEADERS
+SETTINGS, ACK = frame(4, 0, 0), frame(4, 1, 0)
+CLIENT = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + SETTINGS
+GREETS, ANSWERS = (PEER, CLIENT + ACK), (PEER, SETTINGS + ACK)
+FINE = fields((":status", "200"), ("content-length", "2"))
+
+CROSSINGS: dict[str, tuple[bytes, list[tuple[int, bytes]]]] = {
+    "called": (CALLED, [GREETS, (PEER, frame(HEADERS, WHOLE, 1, asks())), (OURS, OK)]),
+    "called-twice": (CALLED, [GREETS, *((step) for n in (1, 3) for step in ((PEER, frame(HEADERS, WHOLE, n, asks())), (OURS, OK)))]),
+    "called-body": (
+        CALLED,
+        [
+            GREETS,
+            (PEER, frame(HEADERS, 4, 1, asks("POST", "/books", ("content-length", "6"))) + frame(DATA, 0, 1, b"abc")),
+            (PEER, frame(DATA, END, 1, b"def")),
+            (OURS, OK),
+        ],
+    ),
+    "called-trailers": (
+        CALLED,
+        [
+            GREETS,
+            (PEER, frame(HEADERS, 4, 1, asks("POST"))),
+            (PEER, frame(DATA, 0, 1, b"abc") + frame(HEADERS, WHOLE, 1, fields(("x-t", "1")))),
+            (OURS, OK),
+        ],
+    ),
+    "called-chunks": (
+        CALLED,
+        [
+            GREETS,
+            (PEER, frame(HEADERS, WHOLE, 1, asks())),
+            (OURS, b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n"),
+            (OURS, b"0\r\na: b\r\n\r\n"),
+        ],
+    ),
+    "called-interim": (CALLED, [GREETS, (PEER, frame(HEADERS, WHOLE, 1, asks())), (OURS, b"HTTP/1.1 103 E\r\n\r\n" + OK)]),
+    "called-unknown": (CALLED, [GREETS, (PEER, frame(HEADERS, WHOLE, 1, asks("GET", "/admin")))]),
+    "called-reset": (CALLED, [GREETS, (PEER, frame(HEADERS, WHOLE, 1, asks())), (PEER, frame(RST, 0, 1, b"\0\0\0\x08")), (OURS, OK)]),
+    "called-until-close": (
+        CALLED,
+        [GREETS, (PEER, frame(HEADERS, WHOLE, 1, asks())), (OURS, b"HTTP/1.1 200 OK\r\n\r\nab"), (END_OF_OURS, b"")],
+    ),
+    "called-drained": (CALLED, [GREETS, (PEER, frame(HEADERS, WHOLE, 1, asks())), (GOES_AWAY, b""), (OURS, OK)]),
+    "calling": (CALLING, [ANSWERS, (OURS, GET), (PEER, frame(HEADERS, 4, 1, FINE) + frame(DATA, END, 1, b"ok"))]),
+    "calling-twice": (
+        CALLING,
+        [ANSWERS, *((step) for n in (1, 3) for step in ((OURS, GET), (PEER, frame(HEADERS, 4, n, FINE) + frame(DATA, END, n, b"ok"))))],
+    ),
+    "calling-body": (
+        CALLING,
+        [
+            ANSWERS,
+            (OURS, POST + b"content-length: 5\r\n\r\nab"),
+            (OURS, b"cde"),
+            (PEER, frame(HEADERS, 4, 1, FINE) + frame(DATA, END, 1, b"ok")),
+        ],
+    ),
+    "calling-chunks": (
+        CALLING,
+        [
+            ANSWERS,
+            (OURS, POST + b"transfer-encoding: chunked\r\n\r\n3\r\nabc\r\n"),
+            (OURS, b"0\r\nx-t: 1\r\n\r\n"),
+            (
+                PEER,
+                frame(HEADERS, 4, 1, fields((":status", "200")))
+                + frame(DATA, 0, 1, b"ok")
+                + frame(HEADERS, WHOLE, 1, fields(("x-t", "1"))),
+            ),
+        ],
+    ),
+    "calling-early": (
+        CALLING,
+        [ANSWERS, (OURS, POST + b"content-length: 9\r\n\r\na"), (PEER, frame(HEADERS, WHOLE, 1, fields((":status", "413"))))],
+    ),
+    "calling-refused": (CALLING, [ANSWERS, (OURS, GET), (PEER, frame(RST, 0, 1, b"\0\0\0\x07"))]),
+    "calling-away": (CALLING, [ANSWERS, (OURS, GET), (PEER, frame(7, 0, 0, bytes(8))), (END_OF_PEER, b"")]),
+    "calling-refusal": (
+        CALLING,
+        [ANSWERS, (OURS, GET), (PEER, frame(HEADERS, WHOLE, 1, fields((":status", "403"), ("x-edgemesh-reason", "denied"))))],
+    ),
+}
+
+
+def write(folder: Path, name: str, first: bytes, steps: list[tuple[int, bytes]]) -> None:
+    folder.mkdir(exist_ok=True)
+    (folder / name).write_bytes(first + b"".join(bytes((who, len(data))) + data for who, data in steps))
+
+
 def main() -> None:
-    folder = Path(__file__).parent / "corpus"
+    here = Path(__file__).parent
     for name, steps in TALKS.items():
-        (folder / name).write_bytes(b"".join(bytes((who, len(data))) + data for who, data in steps))
+        write(here / "corpus", name, b"", steps)
+    for name, (end, steps) in CROSSINGS.items():
+        write(here / "corpus-link", name, end, steps)
 
 
 if __name__ == "__main__":

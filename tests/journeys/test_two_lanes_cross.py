@@ -4,6 +4,7 @@ gets and what both nodes record is the same, byte for byte. As test_two_lanes.py
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 
@@ -45,10 +46,16 @@ class Taught(Script):
 
 
 async def talk(monkeypatch, mint, lanes, sent, answer, ends, pieces):
+    with contextlib.ExitStack() as after:
+        return await _talk(after, monkeypatch, mint, lanes, sent, answer, ends, pieces)
+
+
+async def _talk(after, monkeypatch, mint, lanes, sent, answer, ends, pieces):
     async with trio.open_nursery() as nursery:
         random.seed(b"%d" % os.getpid() + sent)  # the same addresses for all: they are in answers
-        limits = Limits(keepalive_timeout=0.1, head_timeout=2, response_timeout=0.3)
+        limits = Limits(keepalive_timeout=0.1, head_timeout=2, response_timeout=1)
         mesh = TwoNodes(nursery, mint, True, lanes, limits)
+        after.callback(mesh.close)
         monkeypatch.setattr(listen, "original_destination", mesh.original_destination)
         monkeypatch.setattr(connect, "_is_loopback", lambda address: False)  # it is where workloads live here
         await mesh.start()
@@ -108,7 +115,6 @@ async def talk(monkeypatch, mint, lanes, sent, answer, ends, pieces):
             for side in (mesh.west, mesh.east)
         ]
         nursery.cancel_scope.cancel()
-    mesh.close()
     return script.heard.replace(mesh.addresses["buyer"].encode(), b"BUYER"), _comparable(heard), *records, end, served
 
 
