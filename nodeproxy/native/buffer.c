@@ -19,7 +19,7 @@ static _Thread_local uint32_t spares;
 static uint8_t *block_new(size_t size) { return size == LEAST && spares > 0 ? spare[--spares] : malloc(size); }
 
 static void block_free(void *at, uint32_t size) {
-    if (size == LEAST && spares < KEPT) spare[spares++] = at;
+    if (size == LEAST && spares + 1 <= KEPT) spare[spares++] = at;
     else free(at);
 }
 

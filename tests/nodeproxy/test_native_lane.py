@@ -551,7 +551,7 @@ def test_what_is_no_target_is_refused(place, wrong):
         wrong(place.lane)
 
 
-@pytest.mark.parametrize(("crowd", "before"), [(1, range(33)), (0, range(64, 101))], ids=["another workload", "the same workload"])
+@pytest.mark.parametrize(("crowd", "before"), [(1, range(33)), (0, range(34, 101))], ids=["another workload", "the same workload"])
 def test_one_workload_does_not_make_another_wait(place, crowd, before):
     """A hundred connections of one workload are ready, then one of another. How many requests go out before its own?"""
     place.lane.limit(**{**place.limits, "rest_per_target": 1000})
