@@ -399,13 +399,13 @@ async def test_senders_share_a_connection() -> None:
         async def read(number: int) -> None:
             while True:
                 got[number] += len(await tunnels[number][1].receive_some())
-                if sum(got) > 20 << 20:
+                if sum(got) > 60 << 20:  # a thousand pieces in an order of chance: half of a fair share is five deviations away
                     nursery.cancel_scope.cancel()
 
         for number in range(10):
             nursery.start_soon(read, number)
         await trio.sleep_forever()
-    assert min(got) > 1 << 20
+    assert min(got) > 3 << 20
 
 
 async def test_a_cancelled_sender_leaves_the_connection_whole() -> None:
