@@ -3,10 +3,11 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+FAMILIES := x86_64 aarch64 riscv64 loong64
 # Kernel rings need root. Without it, run inside user, network and mount namespaces of our own (see build/rootly).
 ROOTLY := build/rootly
 
-.PHONY: help demo test unit check bench native sanitize fuzz lock clean
+.PHONY: help demo test unit check bench native sanitize fuzz lock clean dist dist-all $(addprefix dist-,$(FAMILIES)) smoke
 .DEFAULT_GOAL := help
 
 help: ## what there is to make
@@ -51,6 +52,15 @@ sanitize: $(VENV)/dev ## the native lane's tests with address and undefined-beha
 
 fuzz: ## ten million hostile inputs to the native lane, with sanitizers (COUNT=N SEED=N)
 	@build/fuzz $(or $(COUNT),10000000) $(or $(SEED),1)
+
+dist: dist-x86_64 ## one file for x86_64, in dist/; dist-FAMILY for another, dist-all for aarch64, riscv64 and loong64 too
+	@:
+
+dist-all: ## one file for each CPU family
+	@PYTHON=$(PYTHON) build/dist $(FAMILIES)
+
+$(addprefix dist-,$(FAMILIES)): dist-%:
+	@PYTHON=$(PYTHON) build/dist $*
 
 lock: $(VENV)/dev ## resolve pyproject.toml's ranges to exact versions in build/requirements*.txt
 	@build/lock $(BIN)/python

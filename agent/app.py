@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
+import os
 import resource
 import signal
-import socket
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,12 +17,14 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 
 import agent
-from agent import httpd
+from agent import handover, health, httpd, thrift
 from agent.accesslog import AccessLog, unblocking
 from agent.admin.api import PUBLIC, handler
 from agent.admin.listener import AdminSocket, AdminSocketError
 from agent.config import NodeConfig, Settings, parse_address
+from agent.handover import HandoverError, Predecessor, Successor
 from agent.identity.keeper import Keeper
+from agent.kept import Kept
 from agent.kernel.condition import Condition
 from agent.kernel.ground import Ground
 from agent.membership import Membership, MembershipError
@@ -31,6 +33,7 @@ from agent.refusals import Refusals
 from agent.sources.directory import read, watch
 from agent.state import State
 from agent.store import Published, Store
+from agent.supervisor import Supervisor
 from nodeproxy.capture import Doors
 from nodeproxy.context import Conn
 from nodeproxy.http.h2_bounds import Bounds
@@ -45,6 +48,9 @@ if TYPE_CHECKING:  # it is not there where nothing was compiled
 
 log = logging.getLogger("edgemesh")
 
+_LAST_ANSWER = 0.5  # seconds for who asked us to hand over to hear what came of it
+_SETTLED = 5.0  # seconds of serving, after which memory that only the start needed is given back
+
 
 def run(directory: Path, overrides: Mapping[str, Any], hold_authority: bool = False) -> int:
     """Run the daemon until SIGTERM or SIGINT. Answers the exit code."""
@@ -57,19 +63,25 @@ def run(directory: Path, overrides: Mapping[str, Any], hold_authority: bool = Fa
     # What is wrong with them now may have been right before the restart, and stands in for it.
     settings.remember(State(Path(settings.config.state_dir)).load()[0])
     settings.read(objects)
+    supervisor = Supervisor()
     try:
-        admin = AdminSocket(Path(settings.config.admin_socket))
-    except AdminSocketError as error:
+        before = handover.predecessor()
+        admin = AdminSocket(Path(settings.config.admin_socket), before.given if before else None)
+    except (HandoverError, AdminSocketError) as error:
         print(f"edgemesh: {error}", file=sys.stderr)
         return 1
+    given = {**supervisor.given, **(before.given if before else {})}
+    kept = Kept({name: fds for name, fds in given.items() if not name.startswith("admin ")}, supervisor)
+    admin.kept = before is not None  # until it is ours
     try:
-        trio.run(Node(directory, settings, hold_authority).run, admin, strict_exception_groups=True)
+        node = Node(directory, settings, hold_authority, kept, before)
+        trio.run(node.run, admin, strict_exception_groups=True)
     except MembershipError as error:
         print(f"edgemesh: {error}", file=sys.stderr)
         return 1
     finally:
         admin.close()
-    return 0
+    return 1 if node.unwanted else 0
 
 
 def _raise_descriptor_limit() -> None:
@@ -82,9 +94,27 @@ def _raise_descriptor_limit() -> None:
 class Node:
     """The running daemon, as agent.status.Daemon shows it."""
 
-    def __init__(self, directory: Path, settings: Settings, hold_authority: bool = False) -> None:
-        """Raises MembershipError."""
+    def __init__(
+        self,
+        directory: Path,
+        settings: Settings,
+        hold_authority: bool = False,
+        kept: Kept | None = None,
+        before: Predecessor | None = None,
+    ) -> None:
+        """`kept`: descriptors that outlive us. `before`: the daemon that hands over to us. Raises MembershipError."""
         config = settings.config
+        self.kept = kept or Kept()
+        self.before = before
+        self.unwanted = False  # we were started to take over, and are not to
+        self.in_charge = before is None  # of the node: not before a predecessor lets us be, and not after we have handed over
+        self.handed = False  # a successor is in charge; we only let our last connections end
+        self._handing = False
+        self._followed = False  # the ground knows of a snapshot: before, it is settled with nothing
+        self._care = trio.CancelScope()  # of the ground's keeper
+        self._care_again, self._paused = trio.Event(), trio.Event()
+        self._certifying = trio.CancelScope()
+        self._accepting = trio.CancelScope()  # of the admin socket and the metrics
         self.version = agent.__version__
         self.directory = str(directory)
         self.started = time.time()
@@ -92,10 +122,10 @@ class Node:
         self.metrics = Metrics(config.metrics_rows, self._gauges)
         self.access_log = AccessLog(config.access_log, unblocking(sys.stdout.fileno()))
         self.refusals = Refusals(config.node)
-        self.ground = Ground(config)
+        self.ground = Ground(config, kept=self.kept, predecessor=before.pid if before else 0)
         # Until the first build nothing is known, so nothing is admitted.
         nothing = Snapshot(config.node, Mesh(egress=False))
-        self.membership = Membership(config, hold_authority, lambda: self.published.snapshot if self.published else None)
+        self.membership = Membership(config, hold_authority, lambda: self.published.snapshot if self.published else None, self.kept)
         http2 = config.http2
         bounds = Bounds(http2.stream_window, http2.connection_window, http2.streams, native=config.native_lane)
         self.keeper: Keeper | None = None if self.membership.alone else self.membership.keeper
@@ -111,6 +141,7 @@ class Node:
             config.peers,
             lane=AVAILABLE and config.native_lane,
             counted=self.metrics.counted,
+            shut=before is not None,
         )
         if self.proxy.lane is not None:
             self.proxy.lane.logging = config.access_log == "all"
@@ -127,13 +158,11 @@ class Node:
         """Serve until a signal asks us to stop; a second one stops at once."""
         async with trio.open_nursery() as nursery:
             with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+                self._admin, self._nursery = admin, nursery
                 await nursery.start(self.proxy.run)
                 self._open_node_door()
-                nursery.start_soon(self.ground.run)
-                nursery.start_soon(self.membership.run)
-                nursery.start_soon(httpd.serve, admin.listener, handler(self))
-                if (listener := self._metrics_listener()) is not None:
-                    nursery.start_soon(httpd.serve, listener, handler(self, PUBLIC))
+                nursery.start_soon(self._keep_ground)
+                nursery.start_soon(self._begin)
                 nursery.start_soon(self.access_log.run)
                 nursery.start_soon(self.store.run, self._follow, self.running)
                 nursery.start_soon(watch, Path(self.directory), self.store.apply, lambda: self.config.poll_interval)
@@ -144,6 +173,129 @@ class Node:
                 nursery.start_soon(self._stop, nursery.cancel_scope)
                 async for _ in signals:
                     nursery.cancel_scope.cancel()
+
+    async def _begin(self) -> None:
+        """Begin to serve: at once, or when the daemon that hands over to us lets us. Then say that we do."""
+        supervisor = self.kept.supervisor
+        if self.before is None:
+            self._nursery.start_soon(self._certify)
+            self._nursery.start_soon(self._serve_public)
+            await self._until_enforcing()
+        else:
+            try:
+                await self._until_enforcing()
+                await self.before.report(await health.fault(self, self.before.captured, self.before.identities), self.version)
+            except HandoverError as error:
+                log.error("we do not take over: %s", error)
+                self.unwanted = True
+                self._nursery.cancel_scope.cancel()
+                return
+            self._admin.kept = False
+            self._admin.own()
+            self.in_charge = True
+            self.proxy.open()
+            self._nursery.start_soon(self._certify)
+            self._nursery.start_soon(self._serve_public)
+            supervisor.tell(f"MAINPID={os.getpid()}")
+            await self.before.opened()
+            log.info("took over from pid %d", self.before.pid)
+        self.kept.forget_rest()
+        supervisor.tell("READY=1", f"STATUS=edgemesh {self.version} enforces policy on {self.running.node}")
+        self._nursery.start_soon(supervisor.watch, lambda: self.in_charge)
+        await trio.sleep(_SETTLED)
+        await trio.to_thread.run_sync(thrift.give_back)
+
+    async def _until_enforcing(self) -> None:
+        while not self.enforcing:  # noqa: ASYNC110 - once in a life
+            await trio.sleep(0.02)
+
+    async def _certify(self) -> None:
+        """Certificates, and the authority: the business of one daemon of a node, never of two."""
+        self._certifying = trio.CancelScope()
+        with self._certifying:
+            await self.membership.run()
+
+    async def _serve_public(self) -> None:
+        """The admin socket and the metrics. Once we accept no more, who is in the middle of a question has a moment for it."""
+        async with trio.open_nursery() as conversations:
+            self._accepting = trio.CancelScope()
+            with self._accepting:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(httpd.serve, self._admin.listener(), handler(self), conversations, True)
+                    if (listener := self._metrics_listener()) is not None:
+                        nursery.start_soon(httpd.serve, listener, handler(self, PUBLIC), conversations)
+            while self._handing:  # noqa: ASYNC110 - once in a life
+                await trio.sleep(0.02)
+            conversations.cancel_scope.deadline = trio.current_time() + _LAST_ANSWER
+
+    async def _keep_ground(self) -> None:
+        """The ground's keeper; it pauses while a successor has the ground."""
+        while True:
+            self._care = trio.CancelScope()
+            with self._care:
+                await self.ground.run()
+            self._care_again = trio.Event()
+            self._paused.set()
+            await self._care_again.wait()
+            self._paused = trio.Event()
+
+    async def hand_over(self, command: Sequence[str], commit: Callable[[str], None]) -> str:
+        """Start `command` (this daemon's own arguments are added), and let it take over. Answers its version.
+
+        `commit(version)` makes it the installed one when it has proved well; it may raise OSError. Raises HandoverError: nothing has
+        changed then.
+        """
+        if self._handing:
+            raise HandoverError("another update is under way")
+        self._handing = True
+        update = self.config.update
+        log.info("handing over to %s", command[0])
+        try:
+            with trio.move_on_after(update.deadline):  # a snapshot that has just come is settled first
+                await self._until_enforcing()
+            if not (self.in_charge and self.enforcing):
+                raise HandoverError("this daemon does not enforce policy itself yet")
+            self._care.cancel()
+            await self._paused.wait()
+            self.ground.lend()
+            successor = Successor([*command, *sys.argv[1:]])
+            try:
+                with trio.move_on_after(update.deadline) as scope:
+                    captured = [key for key, condition in self.ground.conditions().items() if condition.captured]
+                    await successor.lend({**self.kept.everything(), **self._admin.descriptors()}, captured, health.identities(self))
+                    version = await successor.well()
+                if scope.cancelled_caught:
+                    raise HandoverError(f"it was not well within {update.deadline:g} s")
+                await trio.to_thread.run_sync(commit, version)  # a slow disk is no reason for connections to wait
+                self._admin.kept = True
+                self._certifying.cancel()
+                self._accepting.cancel()
+                await successor.go()
+            except BaseException:
+                await successor.kill()
+                raise
+        except (HandoverError, OSError) as error:
+            self._admin.kept = False
+            self._admin.own()
+            self._care_again.set()
+            if self._certifying.cancel_called:
+                self._nursery.start_soon(self._certify)
+                self._nursery.start_soon(self._serve_public)
+            log.error("not handed over: %s", error)
+            raise HandoverError(str(error)) from error
+        finally:
+            self._handing = False
+        self.in_charge, self.handed = False, True
+        successor.part()
+        log.info("handed over to edgemesh %s, pid %d; draining for at most %g s", version, successor.pid, update.drain_timeout)
+        self._nursery.start_soon(self._leave, update.drain_timeout)
+        return version
+
+    async def _leave(self, seconds: float) -> None:
+        """Our successor serves: end when our last connections have, whose policy is kept until then."""
+        await self.proxy.drain(handed=seconds)
+        log.info("our last connections have ended")
+        self._nursery.cancel_scope.cancel()
 
     def _open_node_door(self) -> None:
         """The door on this node's own addresses, for all of its workloads."""
@@ -156,7 +308,8 @@ class Node:
 
     async def _stop(self, everything: trio.CancelScope) -> None:
         await self.proxy.drain()
-        self.ground.release(open_node=self.config.on_stop == "open")
+        if self.in_charge:
+            self.ground.release(open_node=self.config.on_stop == "open")
         log.info(
             "stopped; %s", "rules removed" if self.config.on_stop == "open" else "rules stay, and refuse every call until the next start"
         )
@@ -167,10 +320,12 @@ class Node:
         self.proxy.limit(published.config.limits)
         self.membership.want(published.snapshot.workloads)
         cut = self.proxy.publish(published.snapshot)
-        self.ground.want(published.snapshot.workloads)
+        if not self.handed:
+            self.ground.want(published.snapshot.workloads)
         self.access_log.mode = published.config.access_log
         if self.proxy.lane is not None:
             self.proxy.lane.logging = published.config.access_log == "all"
+        self._followed = True
         self.metrics.retain([workload.key for workload in published.snapshot.workloads])
         self._tell(published, cut)
 
@@ -208,17 +363,12 @@ class Node:
         address = parse_address(self.running.metrics_address)
         if address is None:
             return None
-        sock = socket.socket(socket.AF_INET6 if ":" in address[0] else socket.AF_INET, socket.SOCK_STREAM)
         try:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            sock.bind(address)
-            sock.listen(16)
+            return self.kept.listener("metrics", address, 16)
         except OSError as error:
-            sock.close()
             message = f"no metrics on {self.running.metrics_address}: {error.strerror}"
             self._own_problems.append(Problem("warning", Where(), "NodeConfig metricsAddress", message, "set another metricsAddress"))
             return None
-        return trio.SocketListener(trio.socket.from_stdlib_socket(sock))
 
     def _gauges(self) -> Iterator[Metric]:
         """What is true just now, for the exporter."""
@@ -269,7 +419,7 @@ class Node:
 
     @property
     def enforcing(self) -> bool:
-        return self.published is not None and self.ground.settled
+        return self._followed and self.ground.settled
 
     def conditions(self) -> Mapping[str, Condition]:
         return self.ground.report()

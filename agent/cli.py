@@ -163,6 +163,17 @@ def _join_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--again", action="store_true", help="although this node has joined already")
 
 
+def _update_arguments(parser: ArgumentParser) -> None:
+    parser.usage = "edgemesh update BUNDLE | URL | status | history | rollback | trust KEY..."
+    parser.add_argument("words", metavar="BUNDLE", nargs="+", help="a signed bundle, a file or a URL; or one of the words above")
+    parser.add_argument("--downgrade", metavar="VERSION", default="", help="take this version although it is older than what ran here")
+    parser.add_argument("--rate", metavar="BYTES", type=_rate, default=0, help="fetch no faster: 20k, 1M a second (default: as it comes)")
+    parser.add_argument(
+        "--state", "--state-dir", metavar="DIR", default="", help="the daemon's state directory (default: /var/lib/edgemesh)"
+    )
+    parser.add_argument("--socket", metavar="PATH", help="the daemon's socket (default: EDGEMESH_SOCKET, /run/edgemesh/edgemesh.sock)")
+
+
 def _output(parser: ArgumentParser) -> None:
     parser.add_argument("-o", "--output", choices=("table", "json"), default="table", help="what to print (default: table)")
 
@@ -171,6 +182,13 @@ def _port(word: str) -> int:
     if not word.isascii() or not word.isdigit() or not 0 < int(word) < 65536:
         raise argparse.ArgumentTypeError(f"{word!r} is no number from 1 to 65535")
     return int(word)
+
+
+def _rate(word: str) -> int:
+    number, unit = (word[:-1], word[-1]) if word[-1:] in ("k", "M") else (word, "")
+    if not number.isascii() or not number.isdigit() or not int(number):
+        raise argparse.ArgumentTypeError(f"{word!r} is no number of bytes a second: 50000, 20k, 1M")
+    return int(number) * {"": 1, "k": 1024, "M": 1 << 20}[unit]
 
 
 def _header(word: str) -> tuple[str, str]:
@@ -267,6 +285,12 @@ def _certs(arguments: Namespace) -> int:
     return certs(arguments)
 
 
+def _update(arguments: Namespace) -> int:
+    from agent.commands.update import update
+
+    return update(arguments)
+
+
 def _version(_: Namespace) -> int:
     print(f"edgemesh {agent.__version__}")
     return OK
@@ -282,6 +306,7 @@ COMMANDS: dict[str, Command] = {
     "ca": Command("run the mesh's authority: make it, enrol nodes with tokens, change its root", _ca_arguments, _ca),
     "certs": Command("show this node's certificates, the roots that it believes, and who is revoked", _reader_arguments, _certs),
     "join": Command("enrol this node with the mesh's authority, by a token", _join_arguments, _join),
+    "update": Command("take up another edgemesh from a signed bundle, go back, or say what was", _update_arguments, _update),
     "cleanup": Command("remove every rule and route that edgemesh left on this node", _nothing, _cleanup),
     "demo": Command("show the bookstore mesh in network namespaces of its own, step by step", _demo_arguments, _demo),
     "version": Command("say which edgemesh this is", _nothing, _version),

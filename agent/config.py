@@ -62,6 +62,13 @@ class Http2(Struct, frozen=True, rename="camel"):
     streams: Annotated[int, Meta(ge=1, le=10_000)] = 100
 
 
+class UpdateConfig(Struct, frozen=True, rename="camel", forbid_unknown_fields=True):
+    """When one daemon hands over to another. Seconds."""
+
+    deadline: Seconds = 30.0  # for the new one to take over and prove well
+    drain_timeout: Seconds = 600.0  # what connections of the old one get; it serves nothing else meanwhile
+
+
 class NodeConfig(Struct, frozen=True, rename="camel"):
     """Paths, addresses and bounds of one node's daemon."""
 
@@ -85,6 +92,7 @@ class NodeConfig(Struct, frozen=True, rename="camel"):
     authority: AuthorityConfig = AuthorityConfig()
     http2: Http2 = Http2()
     peers: PeerLimits = PeerLimits()
+    update: UpdateConfig = UpdateConfig()
 
 
 # What takes effect while the daemon runs; everything else waits for its next start.

@@ -1,4 +1,4 @@
-"""The one small HTTP server of the daemon: GET on the admin socket and on the metrics address, nothing else.
+"""The one small HTTP server of the daemon, on the admin socket and on the metrics address: GET, and POST without a body.
 
 Heads are read with the parser of the data plane. Everything is bounded: connections, heads, time. A fault in an answer is logged
 and answered 500; it must not reach the nursery, where it would end the node's traffic with it.
@@ -37,6 +37,7 @@ class Ask(Struct, frozen=True):
 
     path: str
     query: tuple[tuple[str, str], ...] = ()
+    method: str = "GET"
 
     def get(self, name: str, default: str = "") -> str:
         return next((value for key, value in self.query if key == name), default)
@@ -62,14 +63,16 @@ def failure(status: int, error: str, hint: str = "") -> Reply:
     return json_reply({"error": error, "hint": hint}, status)
 
 
-async def serve(listener: trio.SocketListener, handler: Handler) -> None:
-    """Answer requests until cancelled. The listener is closed at the end."""
+async def serve(listener: trio.SocketListener, handler: Handler, conversations: trio.Nursery | None = None, posts: bool = False) -> None:
+    """Answer requests until cancelled. The listener is closed at the end; so are connections, unless they are `conversations`' affair.
+
+    `posts`: POST is for the handler too.
+    """
     gate = Gate(CONNECTIONS)
-    async with trio.open_nursery() as nursery:
-        await trio.serve_listeners(partial(_converse, handler=handler, gate=gate), [listener], handler_nursery=nursery)
+    await trio.serve_listeners(partial(_converse, handler=handler, gate=gate, posts=posts), [listener], handler_nursery=conversations)
 
 
-async def _converse(stream: trio.SocketStream, handler: Handler, gate: Gate) -> None:
+async def _converse(stream: trio.SocketStream, handler: Handler, gate: Gate, posts: bool) -> None:
     """One connection: requests one after the other until one of us has enough."""
     if not gate.enter():
         close_now(stream)
@@ -81,7 +84,7 @@ async def _converse(stream: trio.SocketStream, handler: Handler, gate: Gate) -> 
                 head = await _head(stream, incoming)
             if head is None:
                 return
-            reply, last = await _answer(head, handler)
+            reply, last = await _answer(head, handler, posts)
             with trio.fail_after(_SEND_TIMEOUT):
                 await stream.send_all(_encode(reply, head, last))
             if last:
@@ -108,16 +111,16 @@ async def _head(stream: trio.SocketStream, incoming: Incoming) -> RequestHead | 
         incoming.feed(data)
 
 
-async def _answer(head: RequestHead | Refused, handler: Handler) -> tuple[Reply, bool]:
+async def _answer(head: RequestHead | Refused, handler: Handler, posts: bool) -> tuple[Reply, bool]:
     """What to say, and whether the connection ends with it."""
     if isinstance(head, Refused):
         return failure(head.status, str(head)), True
     if head.length:
         return failure(413, "a request here has no body"), True
-    if head.method not in (b"GET", b"HEAD"):
+    if head.method not in (b"GET", b"HEAD") and not (posts and head.method == b"POST"):
         return failure(405, f"{head.method.decode()} is not done here, only GET"), head.close
     path, _, query = head.target.decode("ascii").partition("?")
-    ask = Ask(unquote(path), tuple(parse_qsl(query, keep_blank_values=True)))
+    ask = Ask(unquote(path), tuple(parse_qsl(query, keep_blank_values=True)), "POST" if head.method == b"POST" else "GET")
     try:
         return await handler(ask), head.close
     except Exception:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import socket
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -20,6 +19,7 @@ from agent.identity.clock import Clock
 from agent.identity.folder import FolderError
 from agent.identity.keeper import Keeper
 from agent.identity.vault import Vault, VaultError
+from agent.kept import Kept
 from policy.model import Identity, Problem, Where, Workload
 from policy.snapshot import Snapshot
 
@@ -39,8 +39,9 @@ class MembershipError(Exception):
 class Membership:
     """`keeper` is what the data plane asks (nodeproxy.credentials.Identities). `snapshot` answers the newest one, None before."""
 
-    def __init__(self, config: NodeConfig, hold_authority: bool, snapshot: Callable[[], Snapshot | None]) -> None:
-        """Reads what is on the disk. Raises MembershipError."""
+    def __init__(self, config: NodeConfig, hold_authority: bool, snapshot: Callable[[], Snapshot | None], kept: Kept | None = None) -> None:
+        """Reads what is on the disk. `kept`: descriptors that outlive us. Raises MembershipError."""
+        self._kept = kept or Kept()
         self.config = config
         self._own_problems: list[Problem] = []
         self._snapshot = snapshot
@@ -122,18 +123,13 @@ class Membership:
         address = parse_address(self.config.authority.listen)
         if address is None:
             return []
-        sock = socket.socket(socket.AF_INET6 if ":" in address[0] else socket.AF_INET, socket.SOCK_STREAM)
         try:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            sock.bind(address)
-            sock.listen(64)
+            return [self._kept.listener("authority", address, 64)]
         except OSError as error:
-            sock.close()
             message = f"no signing door on {self.config.authority.listen}: {error.strerror}; no other node gets a certificate"
             self._own_problems.append(Problem("error", Where(), "NodeConfig authority.listen", message, "set another address and restart"))
             log.error("%s", message)
             return []
-        return [trio.SocketListener(trio.socket.from_stdlib_socket(sock))]
 
     # what the authority asks; in a thread, of a frozen snapshot
 

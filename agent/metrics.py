@@ -12,10 +12,11 @@ import itertools
 from bisect import bisect_left
 from collections.abc import Callable, Collection, Iterable, Iterator
 
-from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.exposition import generate_latest
 from prometheus_client.metrics_core import Metric
+from prometheus_client.process_collector import ProcessCollector
+from prometheus_client.registry import CollectorRegistry
 
 from agent.accesslog import DENIALS as DENIAL_FLAGS
 from agent.identity.keeper import Keeper

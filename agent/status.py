@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from msgspec import Struct
@@ -65,6 +65,10 @@ class Daemon(Protocol):
 
     def conditions(self) -> Mapping[str, Condition]:
         """By key, of every workload of this node."""
+        ...
+
+    async def hand_over(self, command: Sequence[str], commit: Callable[[str], None]) -> str:
+        """Let `command` take over from us; see agent.app.Node."""
         ...
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import socket
 import struct
+from collections.abc import Iterator
 from typing import Protocol
 
 from msgspec import Struct, field
@@ -33,6 +35,9 @@ class Doors(Struct):
     dns_udp: list[socket.socket]
     dns_tcp: list[socket.socket]
     tunnel: list[socket.socket] = field(default_factory=list)  # the only door that is dialled itself, from other nodes
+
+    def __iter__(self) -> Iterator[socket.socket]:
+        return itertools.chain(self.outbound, self.inbound, self.dns_udp, self.dns_tcp, self.tunnel)
 
     def close_tcp(self) -> None:
         """Take no more calls; names are still answered."""

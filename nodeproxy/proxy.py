@@ -78,8 +78,15 @@ class Proxy:
         peer_limits: PeerLimits | None = None,
         lane: bool = AVAILABLE,
         counted: CountSink | None = None,
+        shut: bool = False,
     ) -> None:
-        """`lane`: use the native lane. `counted`: takes what it counts, while it need not say more (FastLane.logging)."""
+        """`lane`: use the native lane. `counted`: takes what it counts, while it need not say more (FastLane.logging).
+
+        `shut`: take doors, but accept nothing before `open`.
+        """
+        self._opened = trio.Event()
+        if not shut:
+            self._opened.set()
         self.context = Context(snapshot, sockets, Live(), Pool(limits), limits, ports, sink, identities, bounds)
         self.context.shared = self.shared = Shared(self.context.h2_bounds, limits.pool_idle_timeout)
         self.houses: dict[str, _House] = {}
@@ -102,6 +109,10 @@ class Proxy:
                 await nursery.start(self.lane.run)
             nursery.start_soon(self._sweep)
             task_status.started()
+
+    def open(self) -> None:
+        """Accept calls from now on, where we were made `shut`."""
+        self._opened.set()
 
     def attach(self, workload: Workload, doors: Doors) -> None:
         """Serve a workload through these listening sockets, which are ours from now on. Doors opened before are closed."""
@@ -152,8 +163,11 @@ class Proxy:
         for house in self.houses.values():
             house.outbound.full = house.inbound.full = house.tunnel.full = limits.connections
 
-    async def drain(self) -> None:
-        """Stop accepting, let running connections end within limits.drain_timeout, then cut the rest.
+    async def drain(self, handed: float | None = None) -> None:
+        """Stop accepting, let what is under way end within limits.drain_timeout, then cut the rest.
+
+        `handed`: somebody else accepts in our place, and all connections have so many seconds: one that rests between two requests
+        is told with its next answer to come no more, because closing it might cross with that request.
 
         The rules stay, so who dials meanwhile is refused by the kernel: a node without its daemon is closed, not open.
         """
@@ -163,8 +177,8 @@ class Proxy:
         self.peers.drain()
         if self.lane is not None:
             self.lane.recall()
-        with trio.move_on_after(self.context.limits.drain_timeout):
-            while self._is_busy():  # noqa: ASYNC110 - an event would cost every request
+        with trio.move_on_after(self.context.limits.drain_timeout if handed is None else handed):
+            while self._is_busy() or (handed is not None and self.context.conns):  # noqa: ASYNC110 - an event would cost every request
                 await trio.sleep(0.05)
         houses = list(self.houses.values())
         for house in houses:
@@ -181,6 +195,7 @@ class Proxy:
         context = self.context
         try:
             with house.living:
+                await self._opened.wait()
                 async with trio.open_nursery() as connections:
                     # Names are answered as long as connections live: a call that is draining may still need one.
                     for sock in house.doors.dns_udp:

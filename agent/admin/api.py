@@ -87,6 +87,16 @@ async def metrics(daemon: Daemon, _: Ask) -> Reply:
     return Reply(daemon.metrics.text(), content_type=CONTENT_TYPE)
 
 
+async def update(daemon: Daemon, ask: Ask) -> Reply:
+    """Hand over to a release that was staged (agent/ota/releases.py); which, is in `release`."""
+    from agent.ota.change import ChangeError, take_up
+
+    try:
+        return json_reply({"version": await take_up(daemon, ask.get("release"))})
+    except ChangeError as error:
+        return failure(409, str(error), error.hint)
+
+
 VIEWS: dict[str, View] = {
     "/ready": ready,
     "/status": status_page,
@@ -100,6 +110,11 @@ VIEWS: dict[str, View] = {
     "/metrics": metrics,
 }
 
+# What changes something; by POST, and on the admin socket only.
+ACTIONS: dict[str, View] = {
+    "/update": update,
+}
+
 # What anybody on this box may ask over TCP: no names of files, no policy.
 PUBLIC = ("/metrics", "/ready")
 
@@ -108,6 +123,10 @@ def handler(daemon: Daemon, paths: tuple[str, ...] = tuple(VIEWS)) -> Handler:
     """Answers `paths` for httpd.serve."""
 
     async def answer(ask: Ask) -> Reply:
+        if ask.method == "POST":
+            if ask.path not in ACTIONS:
+                return failure(405, f"nothing can be done at {ask.path}, only read")
+            return await ACTIONS[ask.path](daemon, ask)
         if ask.path not in paths:
             return failure(404, f"no page {ask.path}", f"there are {' '.join(paths)}")
         return await VIEWS[ask.path](daemon, ask)

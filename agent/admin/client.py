@@ -26,20 +26,33 @@ class Answered(Exception):  # noqa: N818 - it is an answer for people
         self.hint = hint
 
 
+class NotRunning(Unreachable):
+    """There is no daemon."""
+
+
 class _UnixConnection(http.client.HTTPConnection):
-    def __init__(self, path: str) -> None:
-        super().__init__("localhost", timeout=_TIMEOUT)
+    def __init__(self, path: str, timeout: float) -> None:
+        super().__init__("localhost", timeout=timeout)
         self._path = path
 
     def connect(self) -> None:
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(_TIMEOUT)
+        self.sock.settimeout(self.timeout)
         self.sock.connect(self._path)
 
 
 def get(socket_path: str, path: str, query: Sequence[tuple[str, str]] = ()) -> Any:
     """The document at `path`. Raises Unreachable or Answered."""
-    status, body = _fetch(socket_path, f"{path}?{urlencode(query)}" if query else path)
+    return _document(socket_path, "GET", path, query, _TIMEOUT)
+
+
+def post(socket_path: str, path: str, query: Sequence[tuple[str, str]] = (), timeout: float = _TIMEOUT) -> Any:
+    """Have something done; what came of it. Raises Unreachable (NotRunning, when there is no daemon) or Answered."""
+    return _document(socket_path, "POST", path, query, timeout)
+
+
+def _document(socket_path: str, method: str, path: str, query: Sequence[tuple[str, str]], timeout: float) -> Any:
+    status, body = _fetch(socket_path, method, f"{path}?{urlencode(query)}" if query else path, timeout)
     try:
         document = json.loads(body)
     except ValueError as error:
@@ -53,21 +66,21 @@ def get(socket_path: str, path: str, query: Sequence[tuple[str, str]] = ()) -> A
     raise Answered(status, words, hint)
 
 
-def _fetch(socket_path: str, target: str) -> tuple[int, bytes]:
-    connection = _UnixConnection(socket_path)
+def _fetch(socket_path: str, method: str, target: str, timeout: float) -> tuple[int, bytes]:
+    connection = _UnixConnection(socket_path, timeout)
     try:
-        connection.request("GET", target)
+        connection.request(method, target)
         response = connection.getresponse()
         return response.status, response.read()
     except (FileNotFoundError, ConnectionRefusedError) as error:
-        raise Unreachable(
+        raise NotRunning(
             f"edgemesh is not running on this node: nobody answers at {socket_path}\n"
             "  start it: edgemesh run --config DIR; or say where it listens: --socket PATH, or EDGEMESH_SOCKET"
         ) from error
     except PermissionError as error:
         raise Unreachable(f"you may not open {socket_path}\n  run this as the user that runs edgemesh, usually root") from error
     except TimeoutError as error:
-        raise Unreachable(f"edgemesh did not answer at {socket_path} within {_TIMEOUT:.0f} s\n  its log says what keeps it busy") from error
+        raise Unreachable(f"edgemesh did not answer at {socket_path} within {timeout:.0f} s\n  its log says what keeps it busy") from error
     except (OSError, http.client.HTTPException) as error:
         raise Unreachable(f"{socket_path}: no answer that makes sense: {error}\n  is it edgemesh that listens there?") from error
     finally:

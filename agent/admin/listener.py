@@ -8,6 +8,7 @@ import fcntl
 import os
 import socket
 import stat
+from collections.abc import Mapping
 from pathlib import Path
 
 import trio
@@ -27,8 +28,18 @@ class AdminSocket:
     no moment can somebody else connect, or does the path lead nowhere.
     """
 
-    def __init__(self, path: Path) -> None:
-        """Raises AdminSocketError: another daemon is alive, or the path is not usable."""
+    def __init__(self, path: Path, lent: Mapping[str, list[int]] | None = None) -> None:
+        """`lent`: by the daemon that hands over to us, its `descriptors`, where its path is ours.
+
+        Raises AdminSocketError: another daemon is alive, or the path is not usable.
+        """
+        self.kept = False  # another daemon has it now: what is at the path is not to be removed
+        name = f"admin {path}"
+        if lent and len(lent.get(f"{name} lock", ())) == 1 and len(lent.get(name, ())) == 1:
+            self.path = path
+            self._lock = lent[f"{name} lock"][0]
+            self._sock = socket.socket(fileno=lent[name][0])
+            return
         if len(os.fsencode(path)) > _LONGEST - 4:
             raise AdminSocketError(f"{path}: a socket path may have {_LONGEST - 4} bytes; set adminSocket to a shorter one")
         self.path = path
@@ -43,16 +54,31 @@ class AdminSocket:
         except BaseException:
             os.close(self._lock)
             raise
-        self.listener = trio.SocketListener(trio.socket.from_stdlib_socket(self._sock))
 
     def __repr__(self) -> str:
         return f"<AdminSocket {self.path}>"
 
+    def listener(self) -> trio.SocketListener:
+        """To be served, and closed by who serves it; more than once when somebody else serves in between."""
+        self._sock.setblocking(False)
+        return trio.SocketListener(trio.socket.from_stdlib_socket(self._sock.dup()))
+
+    def descriptors(self) -> dict[str, list[int]]:
+        """For a successor: the listening socket, and the lock, which is held as long as one of us has it."""
+        name = f"admin {self.path}"
+        return {name: [self._sock.fileno()], f"{name} lock": [self._lock]}
+
+    def own(self) -> None:
+        """Write that the lock is ours, when it was lent."""
+        os.ftruncate(self._lock, 0)
+        os.pwrite(self._lock, f"{os.getpid()}\n".encode(), 0)
+
     def close(self) -> None:
         """Remove the socket and let go of the lock. Also outside trio, after the listener has been served."""
         self._sock.close()
-        with contextlib.suppress(FileNotFoundError):
-            self.path.unlink()
+        if not self.kept:
+            with contextlib.suppress(FileNotFoundError):
+                self.path.unlink()
         os.close(self._lock)
 
     def _take(self) -> None:
@@ -63,8 +89,7 @@ class AdminSocket:
             raise AdminSocketError(
                 f"edgemesh is already running as pid {pid} (it holds {self.path}.lock); stop it first, or give this one its own --socket"
             ) from error
-        os.ftruncate(self._lock, 0)
-        os.pwrite(self._lock, f"{os.getpid()}\n".encode(), 0)
+        self.own()
 
     def _listen(self) -> socket.socket:
         new = f"{self.path}.new"

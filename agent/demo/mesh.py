@@ -10,7 +10,8 @@ from agent.demo.documents import Folder
 from agent.demo.network import RUN, Network
 from agent.demo.plan import Site
 from agent.demo.processes import Processes, StartFailed
-from agent.demo.surroundings import environment, find, self_command
+from agent.demo.surroundings import environment, find
+from agent.program import command as self_command
 
 AUTHORITY_PORT = 15012
 ENROL_SECONDS = 20.0

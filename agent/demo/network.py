@@ -24,7 +24,8 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-from pyroute2 import IPRoute, netns
+from pyroute2 import netns
+from pyroute2.iproute import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
 from agent.demo.plan import BITS4, BITS6, HOSTS, NSSWITCH, PREFIX, RESOLV_CONF, Host, Site

@@ -10,12 +10,12 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
 import agent
+from agent import program
 from agent.demo.plan import RESOLV_CONF
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -39,13 +39,6 @@ class Unsuited(Exception):  # noqa: N818 - it is an answer for people, not a fau
 def find(program: str) -> str | None:
     """The program's path; also where a user's PATH does not look (/usr/sbin holds ip and mariadbd)."""
     return shutil.which(program, path=f"{os.environ.get('PATH', '')}:{PATH}")
-
-
-def self_command() -> list[str]:
-    """The words that run this same edgemesh again, whether it is a source tree, an installed package or one binary."""
-    if "__compiled__" in globals() or getattr(sys, "frozen", False):
-        return [str(Path(sys.argv[0]).resolve())]
-    return [sys.executable, "-m", "agent"]
 
 
 def environment() -> dict[str, str]:
@@ -87,7 +80,7 @@ def _reexecute(arguments: Sequence[str]) -> NoReturn:
             "sysctl kernel.unprivileged_userns_clone=1 (Debian), kernel.apparmor_restrict_unprivileged_userns=0 (Ubuntu), "
             "user.max_user_namespaces greater than 0"
         )
-    command = [find("unshare") or "unshare", *flags, *self_command(), "demo", *arguments]
+    command = [find("unshare") or "unshare", *flags, *program.command(), "demo", *arguments]
     os.execve(command[0], command, environment() | {_INSIDE: "1"})  # noqa: S606
 
 

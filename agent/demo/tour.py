@@ -11,6 +11,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from agent import program
 from agent.admin import client
 from agent.demo import judge, surroundings, trials
 from agent.demo.judge import Finding, Sample
@@ -184,4 +185,4 @@ def _edgemesh() -> str:
     if shutil.which("edgemesh"):
         return "edgemesh"
     beside = Path(sys.executable).with_name("edgemesh")
-    return str(beside) if beside.exists() else " ".join(surroundings.self_command())
+    return str(beside) if beside.exists() else " ".join(program.command())

@@ -17,8 +17,8 @@ from agent.demo.network import Network
 from agent.demo.plan import PREFIX, Site, hosts, sites
 from agent.demo.processes import Processes, StartFailed
 from agent.demo.steps import Step
-from agent.demo.surroundings import self_command
 from agent.kernel import cgroup
+from agent.program import command as self_command
 
 METRICS = "127.0.0.1:15021"  # not 15020: the box may run a mesh of its own; two nodes have a loopback each
 FASTER = 5  # the original sleeps a second between rounds and up to 0.75 s over a sale; steps should take seconds

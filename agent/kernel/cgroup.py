@@ -28,10 +28,11 @@ def identify(folder: Path, root: Path) -> Cgroup:
     return Cgroup(len(folder.relative_to(root).parts), folder.stat().st_ino)
 
 
-def own(name: str) -> tuple[Cgroup, Path] | None:
+def own(name: str, predecessor: int = 0) -> tuple[Cgroup, Path] | None:
     """A cgroup that holds this process and no other program: our systemd service's, else `edgemesh-NAME`, made and entered.
 
-    None where that cannot be (no cgroup2, no right to make one): the mark must do.
+    None where that cannot be (no cgroup2, no right to make one): the mark must do. `predecessor` may be in it too: the daemon that
+    hands over to us.
     """
     root = mount()
     if root is None or not _depth_is_true():
@@ -39,7 +40,8 @@ def own(name: str) -> tuple[Cgroup, Path] | None:
     current = root / _current().lstrip("/")
     if re.fullmatch(r"edgemesh[^/]*\.service", current.name):
         with contextlib.suppress(OSError):
-            if _alone(current):
+            # Whatever else is in it, or below it, would be taken for us.
+            if set(processes(current)) <= {os.getpid(), predecessor}:
                 return identify(current, root), current
     made = folder(root, name)
     try:
@@ -62,11 +64,6 @@ def _depth_is_true() -> bool:
         major, minor = os.uname().release.split(".")[:2]
         return (int(major), int(re.match(r"\d*", minor)[0])) >= (6, 12)  # type: ignore[index]  # it always matches
     return True  # no cgroup namespaces at all
-
-
-def _alone(folder: Path) -> bool:
-    """Nothing but this process in it, nor below it: what else is there would be taken for us."""
-    return set(processes(folder)) == {os.getpid()}
 
 
 def folder(root: Path, name: str) -> Path:

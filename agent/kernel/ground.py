@@ -24,6 +24,7 @@ from msgspec import Struct
 
 from agent import inotify
 from agent.config import NodeConfig
+from agent.kept import Kept
 from agent.kernel import cgroup, netns, powers, sockets
 from agent.kernel.condition import Condition
 from agent.kernel.finder import Finder
@@ -51,6 +52,7 @@ class Capture(Struct, frozen=True):
     config: NodeConfig
     marks: Marks
     ours: Cgroup | None
+    kept: Kept
 
     @property
     def mode(self) -> Literal["cgroup", "mark"]:
@@ -60,10 +62,13 @@ class Capture(Struct, frozen=True):
 class Ground:
     """nodeproxy.capture.Sockets, and the keeper of rules and doors. Everything here is synchronous but `run`."""
 
-    def __init__(self, config: NodeConfig, own_cgroup: bool = True) -> None:
-        """`own_cgroup` False: stay in the cgroup that we are in, and know our sockets by a mark."""
-        own = cgroup.own(config.node) if own_cgroup else None
-        self.capture = Capture(config, config.marks, own[0] if own else None)
+    def __init__(self, config: NodeConfig, own_cgroup: bool = True, kept: Kept | None = None, predecessor: int = 0) -> None:
+        """`own_cgroup` False: stay in the cgroup that we are in, and know our sockets by a mark.
+
+        `kept`: descriptors that outlive us. `predecessor`: the daemon that hands over to us, in the same cgroup; 0 = none.
+        """
+        own = cgroup.own(config.node, predecessor) if own_cgroup else None
+        self.capture = Capture(config, config.marks, own[0] if own else None, kept or Kept())
         self.host = Host(self.capture)
         self.settled = False  # what is wanted has been looked at once
         self._attach: Attach = _nobody
@@ -228,19 +233,27 @@ class Ground:
             log.warning("%s is not captured: %s", key, text)
             self._faults[key] = text
 
-    def _let_go(self, key: str, remove: bool) -> None:
+    def _let_go(self, key: str, remove: bool, keep: bool = False) -> None:
+        """`keep`: its descriptors go on being kept, for the next start."""
         place = self._places.pop(key)
         self._detach(key)
         if remove:
             place.remove()
+        if not keep:
+            self.capture.kept.drop(place.name)
         place.close()
         log.info("let go of %s in %s", key, place.namespace.path)
 
     def release(self, open_node: bool) -> None:
         """At a stop: rules stay, unless the node is to be open without us."""
         for key in list(self._places):
-            self._let_go(key, remove=open_node)
+            self._let_go(key, remove=open_node, keep=not open_node)
         self.host.release(open_node)
+
+    def lend(self) -> None:
+        """Another daemon works with our tables from now on, while our doors stay open. `run` must not run; when it runs again, all of them are put in force anew."""
+        for table in self._tables():
+            table.lend()
 
     # what status tells
 
@@ -277,7 +290,13 @@ class Ground:
 
     def node_doors(self, addresses: Iterable[str]) -> tuple[list[socket.socket], str]:
         """Listening sockets of the node's own tunnel door, the caller's from now on; and what is wrong, "" for nothing."""
-        return sockets.node_doors(addresses, self.capture.config.ports.tunnel, self._mark)
+        kept = self.capture.kept
+        given = kept.take("node")
+        doors, fault = sockets.node_doors(addresses, self.capture.config.ports.tunnel, self._mark, given)
+        for sock in given:
+            sock.close()
+        kept.hold("node", doors)
+        return doors, fault
 
     @property
     def _mark(self) -> int:

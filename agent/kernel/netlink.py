@@ -7,6 +7,7 @@ import errno
 import os
 import socket
 import struct
+import time
 from collections.abc import Iterator
 
 NETLINK_ROUTE, NETLINK_NETFILTER = 0, 12
@@ -77,7 +78,15 @@ def messages(data: bytes) -> Iterator[tuple[int, int, int, int, bytes]]:
 class Netlink:
     """One netlink socket in the network namespace that the calling thread is in when it is made."""
 
-    def __init__(self, protocol: int, groups: int = 0) -> None:
+    def __init__(self, protocol: int, groups: int = 0, kept: socket.socket | None = None) -> None:
+        """`kept`: such a socket of an earlier daemon, ours from now on; what it owns is ours too."""
+        # A late answer to somebody else's question must not be taken for one of ours.
+        self._sequence = 0 if kept is None else time.time_ns() >> 10 & 0x7FFFFFFF
+        if kept is not None:
+            self.sock = kept
+            self.sock.settimeout(_WAIT)
+            self.port: int = self.sock.getsockname()[0]
+            return
         self.sock = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, protocol)
         self.sock.settimeout(0 if groups else _WAIT)  # one that only listens is never waited for
         with contextlib.suppress(OSError):
@@ -88,8 +97,7 @@ class Netlink:
         with contextlib.suppress(OSError):
             self.sock.setsockopt(_SOL_NETLINK, _NETLINK_CAP_ACK, 1)
         self.sock.bind((0, groups))
-        self.port: int = self.sock.getsockname()[0]
-        self._sequence = 0
+        self.port = self.sock.getsockname()[0]
 
     def _numbers(self, count: int) -> int:
         """The first of `count` sequence numbers that no earlier message had: a late answer to one of those means nothing now."""

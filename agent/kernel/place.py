@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import time
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from msgspec import structs
@@ -24,23 +25,29 @@ class Place:
     """Made whole or not at all: the constructor raises OSError and leaves nothing open (rules that were there stay)."""
 
     def __init__(self, capture: Capture, workload: Workload, path: str) -> None:
+        """What an earlier daemon held here (Capture.kept) goes on being used."""
         self.capture = capture
         self.workload = workload
         self.since = time.time()
         with contextlib.ExitStack() as undo:
             self.namespace = netns.Namespace(path)
             undo.callback(self.namespace.close)
+            given = capture.kept.take(self.name)
+            undo.callback(_close, given)
+            owner = next((sock for sock in given if sock.family == socket.AF_NETLINK), None)
             with self.namespace.entered():
-                self.older = powers.established(structs.astuple(self._ports))
-                self.doors, self._shut = self._open_doors(None)
+                self.older = 0 if given else powers.established(structs.astuple(self._ports))
+                self.doors, self._shut = self._open_doors(given)
                 undo.callback(self.doors.close)
-                self.table = Table(path)
+                self.table = Table(path, kept=owner.dup() if owner is not None else None)
                 undo.callback(self.table.close)
                 self.table.put(self._ruleset(workload))
                 self._routes = route.Routes(capture.marks, capture.config.service_range)
                 undo.callback(self._routes.close)
                 self._routes.lay()
             undo.pop_all()
+        _close(given)  # duplicates of them are in use
+        self._hold()
 
     def __repr__(self) -> str:
         return f"<Place {self.workload.key} {self.namespace!r} {self.table!r}>"
@@ -55,7 +62,7 @@ class Place:
 
         Answers the doors to serve from now on when one could be opened that could not before; those handed out earlier may close.
         """
-        if workload is not self.workload:
+        if workload is not self.workload or self.table.lent:
             before, self.workload = self.workload, workload
             try:
                 self.table.put(self._ruleset(workload))
@@ -75,14 +82,23 @@ class Place:
             doors.close()
             return None
         self.doors, self._shut = doors, shut
+        self._hold()
         return doors
+
+    @property
+    def name(self) -> str:
+        """Under which our descriptors are kept: a namespace that somebody holds open has its number for itself."""
+        return f"namespace {self.namespace.id[1]}"
+
+    def _hold(self) -> None:
+        self.capture.kept.hold(self.name, (*self.doors, self.table.socket))
 
     @property
     def _ports(self) -> Ports:
         ports = self.capture.config.ports
         return structs.replace(ports, tunnel=self.workload.tunnel_port or ports.tunnel)
 
-    def _open_doors(self, kept: Doors | None) -> tuple[Doors, str]:
+    def _open_doors(self, kept: Iterable[socket.socket]) -> tuple[Doors, str]:
         config = self.capture.config
         self._tunnel = self._ports.tunnel
         return sockets.open_doors(self._ports, 0 if self.capture.ours else self.capture.marks.bypass, config.dns.enabled, kept)
@@ -130,3 +146,8 @@ class Place:
     def resolver_asked(self, client: tuple[str, int], listener: tuple[str, int]) -> tuple[str, int] | None:
         with self.namespace.entered():
             return conntrack.first_destination(client, listener)
+
+
+def _close(given: Iterable[socket.socket]) -> None:
+    for sock in given:
+        sock.close()

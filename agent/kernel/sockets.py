@@ -17,7 +17,7 @@ _HERE = ("127.0.0.1", "::1")
 _ANY = ("0.0.0.0", "::")
 
 
-def open_doors(ports: Ports, mark: int, dns: bool, kept: Doors | None = None) -> tuple[Doors, str]:
+def open_doors(ports: Ports, mark: int, dns: bool, kept: Iterable[socket.socket] = ()) -> tuple[Doors, str]:
     """The doors of one workload, and what is wrong with them: a port that something else holds stays closed, which is safe.
 
     `mark`: of our own sockets where no cgroup tells them; 0 = none. `kept`: doors that are open already and are opened no second
@@ -25,8 +25,8 @@ def open_doors(ports: Ports, mark: int, dns: bool, kept: Doors | None = None) ->
     """
     doors = Doors([], [], [], [], [])
     have = {}
-    for sock in (*kept.outbound, *kept.inbound, *kept.dns_udp, *kept.dns_tcp, *kept.tunnel) if kept else ():
-        if sock.fileno() >= 0:
+    for sock in kept:
+        if sock.fileno() >= 0 and sock.family in (socket.AF_INET, socket.AF_INET6):
             have[sock.type, sock.getsockname()[:2]] = sock
     faults: list[str] = []
     wanted: list[tuple[list[socket.socket], Iterable[str], int, socket.SocketKind]] = [
@@ -48,16 +48,18 @@ def open_doors(ports: Ports, mark: int, dns: bool, kept: Doors | None = None) ->
     return doors, f"{'; '.join(faults)}. Stop what listens there, or set other ports in NodeConfig" if faults else ""
 
 
-def node_doors(addresses: Iterable[str], port: int, mark: int) -> tuple[list[socket.socket], str]:
+def node_doors(addresses: Iterable[str], port: int, mark: int, kept: Iterable[socket.socket] = ()) -> tuple[list[socket.socket], str]:
     """The node's own tunnel door, on each of the addresses that others reach it by; and what is wrong, "" for nothing.
 
     In the namespace that the calling thread is in. An address that the node gets only later is waited on already.
     """
     doors, faults = [], []
     present = netns.addresses()
+    have = {sock.getsockname()[:2]: sock for sock in kept}
     for address in addresses:
         try:
-            doors.append(_door(address, port, socket.SOCK_STREAM, mark))
+            old = have.get((address, port))
+            doors.append(old.dup() if old is not None else _door(address, port, socket.SOCK_STREAM, mark))
         except OSError as error:
             faults.append(f"no tunnel door at port {port} of {address}: {error.strerror}. Stop what listens there, or set ports.tunnel")
         else:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import logging
+import socket
 
 import trio
 
@@ -29,11 +30,13 @@ _UNSUPPORTED = frozenset((errno.EOPNOTSUPP, errno.EINVAL))
 class Table:
     """Made, and `put` for the first time, while the calling thread is in the namespace; its sockets stay there."""
 
-    def __init__(self, name: str, allow_owned: bool = True) -> None:
+    def __init__(self, name: str, allow_owned: bool = True, kept: socket.socket | None = None) -> None:
+        """`kept`: the netlink socket by which an earlier daemon held the table, ours from now on."""
         self.name = name
         self.owned = allow_owned
         self.gaps = 0
-        self._netlink = Netlink(NETLINK_NETFILTER)
+        self.lent = False
+        self._netlink = Netlink(NETLINK_NETFILTER, kept=kept)
         self._events: Netlink | None = None
         self._ruleset: Ruleset | None = None
         self._written: list[bytes] = []
@@ -45,6 +48,7 @@ class Table:
         """Replace what is in force in one transaction. Raises NetlinkError; what was in force stays then."""
         if ruleset == self._ruleset:
             return
+        self.lent = False
         if self.owned:
             try:
                 nft.install(self._netlink, ruleset, owned=True)
@@ -87,6 +91,16 @@ class Table:
         assert self._events is not None, "only of a table that is not owned"
         await trio.lowlevel.wait_readable(self._events.sock)
 
+    @property
+    def socket(self) -> socket.socket:
+        """What holds the table."""
+        return self._netlink.sock
+
+    def lend(self) -> None:
+        """Another daemon works with our socket: nothing is asked of it meanwhile, and what is in force is not known after."""
+        self.lent = True
+        self._ruleset = None
+
     def counted(self) -> int:
         """UDP packets that passed."""
         return sum(self.counts())
@@ -94,6 +108,8 @@ class Table:
     def counts(self) -> list[int]:
         """The same for each counting rule, in the order of the rules."""
         with contextlib.suppress(OSError):
+            if self.lent:
+                return []
             return nft.counted(self._netlink, "guard")
         return []
 

@@ -55,6 +55,11 @@ class _Member(Struct):
     moved: bool = False  # its tunnel door has another port now
     cgroups: tuple[Path, ...] = ()  # none: it does not run
 
+    @property
+    def name(self) -> str:
+        """Under which its doors are kept."""
+        return f"unit {self.slot} {self.workload.key}"
+
 
 class Host:
     """The units' side of the ground. Nothing is touched on the host until a unit is wanted."""
@@ -70,7 +75,10 @@ class Host:
         self._members: dict[str, _Member] = {}
         self._faults: dict[str, str] = {}
         self._in_force: tuple[Unit, ...] | None = None
-        self._next = 0
+        # The ports that a unit's kept doors have are its own again: callers of its may wait there.
+        kept = (name.split(" ", 2) for name in capture.kept.names() if name.startswith("unit "))
+        self._kept_slots = {key: int(slot) for _, slot, key in kept if slot.isdigit() and int(slot) < _MOST}
+        self._next = max(self._kept_slots.values(), default=-1) + 1
 
     def __repr__(self) -> str:
         return f"<Host {len(self._members)} units>"
@@ -102,7 +110,9 @@ class Host:
         if self._routes.due():
             self._routes.lay()
         if self.table is None:
-            self.table = Table("the host")
+            owner = next(iter(self.capture.kept.take("host")), None)
+            self.table = Table("the host", kept=owner)
+            self.capture.kept.hold("host", [self.table.socket])
 
     def _look(self, wanted: Mapping[str, Workload]) -> tuple[Unit, ...]:
         """What the ruleset says of the units that run."""
@@ -135,12 +145,14 @@ class Host:
         return tuple(units)
 
     def _admit(self, workload: Workload) -> _Member | None:
-        taken = {member.slot for member in self._members.values()}
-        free = ((self._next + step) % _MOST for step in range(_MOST))
-        slot = next((slot for slot in free if slot not in taken), None)
+        taken = {member.slot for member in self._members.values()} | set(self._kept_slots.values())
+        slot = self._kept_slots.pop(workload.key, None)
         if slot is None:
-            return None
-        self._next = (slot + 1) % _MOST
+            free = ((self._next + step) % _MOST for step in range(_MOST))
+            slot = next((slot for slot in free if slot not in taken), None)
+            if slot is None:
+                return None
+            self._next = (slot + 1) % _MOST
         first = FIRST_PORT + slot * _STEP
         ports = Ports(first, first + 1, workload.tunnel_port, first + 2)
         member = self._members[workload.key] = _Member(workload, slot, ports, time.time())
@@ -160,22 +172,30 @@ class Host:
             member = self._members[unit.key]
             if member.doors is not None and not member.shut and not member.moved:
                 continue
-            doors, shut = sockets.open_doors(member.ports, 0, self.capture.config.dns.enabled, member.doors)
+            given = self.capture.kept.take(member.name)
+            doors, shut = sockets.open_doors(member.ports, 0, self.capture.config.dns.enabled, (*given, *(member.doors or ())))
+            for sock in given:
+                sock.close()
             if member.doors is not None and shut == member.shut and not member.moved:
                 doors.close()
                 continue
             member.doors, member.shut, member.moved = doors, shut, False
+            self.capture.kept.hold(member.name, doors)
             self.attach(member.workload, doors)
 
-    def _drop(self, key: str) -> None:
-        if self._members.pop(key).doors is not None:
+    def _drop(self, key: str, keep: bool = False) -> None:
+        member = self._members.pop(key)
+        if member.doors is not None:
             self.detach(key)
+        if not keep:
+            self.capture.kept.drop(member.name)
 
     def release(self, open_node: bool) -> None:
         for key in list(self._members):
-            self._drop(key)
+            self._drop(key, keep=not open_node)
         if self.table is not None:
             if open_node:
+                self.capture.kept.drop("host")
                 self.table.remove()
                 route.remove()
             self.table.close()

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -79,14 +79,16 @@ def workloads(count: int) -> str:
 
 
 @contextlib.contextmanager
-def edgemesh(more: str = "", settings: str = "", seconds: float = 30) -> Iterator[Program]:
+def edgemesh(
+    more: str = "", settings: str = "", seconds: float = 30, command: Sequence[str] = (sys.executable, "-m", "agent")
+) -> Iterator[Program]:
     with tempfile.TemporaryDirectory(prefix="edgemesh-bench-") as name:
         folder = Path(name)
         config = folder / "config"
         config.mkdir()
         text = MANIFEST.format(folder=folder).replace('pathRegex: "/.*"', 'pathRegex: "/([a-z]+/[0-9]+)?(big|small)?$"')
         (config / "bench.yaml").write_text(text.replace('accessLog: "off"', f'accessLog: "off"{settings}') + more)
-        program = Program("", sys.executable, "-m", "agent", "run", "--config", str(config))
+        program = Program("", *command, "run", "--config", str(config))
         try:
             wait(lambda: _ready(folder / "edgemesh.sock"), "edgemesh is ready", seconds)
             time.sleep(1)
@@ -229,12 +231,17 @@ def main() -> None:
             *(f"| memory (RSS): {what} | {size:.1f} MiB |" for what, size in memory),
             END,
         ]
-    text = "\n".join(lines)
+    publish(lines)
+
+
+def publish(lines: list[str]) -> None:
+    """Print a part of BENCHMARKS.md, and put it in the place of the one that has the same first and last line."""
+    text, begin, end = "\n".join(lines), lines[0], lines[-1]
     print(text)
     path = ROOT / "BENCHMARKS.md"
     old = path.read_text()
-    if BEGIN in old:
-        old = old[: old.index(BEGIN)] + old[old.index(END) + len(END) :].lstrip("\n")
+    if begin in old:
+        old = old[: old.index(begin)] + old[old.index(end) + len(end) :].lstrip("\n")
     path.write_text(old.rstrip("\n") + "\n\n" + text + "\n")
 
 

@@ -8,8 +8,9 @@ import sys
 
 import pytest
 
+from agent import program
 from agent.demo import surroundings
-from agent.demo.surroundings import Unsuited, enter_command, environment, find, prepare, self_command
+from agent.demo.surroundings import Unsuited, enter_command, environment, find, prepare
 
 
 def test_missing_programs_are_named_by_their_packages(monkeypatch):
@@ -22,13 +23,6 @@ def test_programs_of_sbin_are_found_on_a_users_path(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
     assert find("sh") in ("/usr/bin/sh", "/bin/sh")
     assert find("no-such-program-here") is None
-
-
-def test_we_run_ourselves_from_source_and_from_one_binary(monkeypatch):
-    assert self_command() == [sys.executable, "-m", "agent"]
-    monkeypatch.setattr(sys, "frozen", True, raising=False)
-    monkeypatch.setattr(sys, "argv", ["/opt/edgemesh", "demo"])
-    assert self_command() == ["/opt/edgemesh"]
 
 
 def test_settings_of_the_boxs_own_daemon_do_not_reach_the_demos(monkeypatch):
@@ -74,7 +68,7 @@ def test_others_are_run_again_under_unshare(everything_is_installed, monkeypatch
         prepare(["--step", "3"])
     path, command, inside = caught.value.args
     assert path == "/usr/bin/unshare"
-    assert command == ["/usr/bin/unshare", *flags, *self_command(), "demo", "--step", "3"]
+    assert command == ["/usr/bin/unshare", *flags, *program.command(), "demo", "--step", "3"]
     assert inside == "1"
 
 

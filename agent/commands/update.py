@@ -1,0 +1,181 @@
+"""update: a signed bundle, from a path or a URL, without a dropped connection; and what was, and going back."""
+
+from __future__ import annotations
+
+import platform
+import sys
+import time
+from argparse import Namespace
+from pathlib import Path
+from typing import NoReturn
+
+from agent.admin import client
+from agent.commands import NO, OK, USAGE
+from agent.config import SOCKET, environment
+from agent.ota.bundle import HEAD as BUNDLE_HEAD
+from agent.ota.bundle import BundleError, Manifest, find, read_head, read_manifest, whole_size
+from agent.ota.fetch import FetchError, fetch
+from agent.ota.releases import ReleaseError, Releases
+from agent.ota.trust import Keys, Trust, TrustError
+
+STATE = "/var/lib/edgemesh"
+_FAMILIES = {"x86_64": "x86_64", "aarch64": "aarch64", "riscv64": "riscv64", "loongarch64": "loong64"}
+_WAIT = 600.0  # seconds for the daemon to hand over; its own deadline comes first
+
+
+class _Refused(Exception):  # noqa: N818
+    """The update ends here; nothing has changed."""
+
+
+def update(arguments: Namespace) -> int:
+    words: list[str] = arguments.words
+    state = Path(arguments.state or STATE)
+    verbs = {"status": _status, "history": _history, "rollback": _rollback, "trust": _trust}
+    try:
+        if words[0] in verbs:
+            with Releases(state).alone():
+                return verbs[words[0]](state, words[1:], arguments)
+        if len(words) != 1:
+            print("edgemesh update: one bundle at a time", file=sys.stderr)
+            return USAGE
+        with Releases(state).alone():
+            return _update(state, words[0], arguments)
+    except (_Refused, BundleError, TrustError, FetchError, ReleaseError) as error:
+        print(f"edgemesh: {error}", file=sys.stderr)
+        return NO
+    except OSError as error:
+        print(f"edgemesh: {error.filename or state}: {error.strerror}", file=sys.stderr)
+        return NO
+
+
+def family(machine: str = "") -> str:
+    """This CPU's, as bundles and our files name it. Raises BundleError."""
+    machine = machine or platform.machine()
+    if machine not in _FAMILIES:
+        raise BundleError(f"edgemesh is not built for this CPU ({machine})")
+    return _FAMILIES[machine]
+
+
+def _update(state: Path, source: str, arguments: Namespace) -> int:
+    releases, trust = Releases(state), Trust(state)
+    keys = trust.keys().keys
+    if not keys:
+        raise _Refused("this box trusts no key yet, and so no bundle; edgemesh update trust KEY")
+    got = fetch(source, trust.folder, arguments.rate, _progress if sys.stderr.isatty() else lambda done, whole: None)
+    if got.received or got.resumed:
+        print(f"{got.received} bytes received{f', after {got.resumed} before' if got.resumed else ''}")
+    with got.path.open("rb") as bundle:
+        data = bundle.read(BUNDLE_HEAD)
+        head = read_head(data)
+        manifest = read_manifest(data + bundle.read(head.size - len(data)), keys)
+        file, at = find(manifest, head, family())
+        if (size := got.path.stat().st_size) != whole_size(manifest, head):
+            raise BundleError(f"it is cut off, or something was added: {size} bytes instead of {whole_size(manifest, head)}")
+        running = _running(releases)
+        trust.admit(manifest, running.epoch if running else 0, arguments.downgrade)
+        if running is not None and manifest.epoch < running.rollback:
+            raise BundleError(f"edgemesh {running.version} wrote what releases before epoch {running.rollback} cannot read")
+        bundle.seek(at)
+        name = releases.stage(bundle, file, manifest)
+    if name == releases.current():
+        print(f"edgemesh {manifest.version} runs here already")
+    else:
+        _take_up(releases, name, manifest, "update", arguments)
+    trust.came_to(manifest)
+    if "://" in source:
+        for path in trust.folder.glob("fetched-*"):
+            path.unlink()
+    releases.prune()
+    return OK
+
+
+def _take_up(releases: Releases, name: str, manifest: Manifest, what: str, arguments: Namespace) -> None:
+    """Have the daemon hand over; where none runs, the release is the one of the next start."""
+    releases.command(name)
+    try:
+        client.post(arguments.socket or environment().socket or SOCKET, "/update", [("release", name)], _WAIT)
+    except client.NotRunning:
+        releases.switch(name)
+        releases.record(what, manifest.version, "installed; no daemon ran")
+        print(f"edgemesh {manifest.version} is installed; no daemon runs that could take it up, so it has not proved well yet")
+        return
+    except (client.Answered, client.Unreachable) as error:
+        releases.record(what, manifest.version, f"failed: {error}")
+        raise _Refused(f"{error}\n  {getattr(error, 'hint', '')}".rstrip()) from error
+    releases.record(what, manifest.version, "took over")
+    print(f"edgemesh {manifest.version} runs")
+
+
+def _running(releases: Releases) -> Manifest | None:
+    name = releases.current()
+    return releases.manifest(name) if name else None
+
+
+def _progress(done: int, whole: int) -> None:
+    print(f"\r{done >> 10} KiB{f' of {whole >> 10}' if whole else ''}", end="" if done != whole else "\n", file=sys.stderr, flush=True)
+
+
+def _status(state: Path, words: list[str], arguments: Namespace) -> int:
+    _none(words)
+    releases, trust = Releases(state), Trust(state)
+    current, previous = releases.current(), releases.previous()
+    print(f"installed  {current or 'not by a bundle, nor by edgemesh setup'}")
+    print(f"before     {previous if previous and previous != current else '-'}")
+    print(f"epoch      {trust.epoch()}")
+    found = trust.keys()
+    print(f"keys       {', '.join(key.hex()[:16] for key in found.keys) or 'none: no bundle is taken (edgemesh update trust KEY)'}")
+    return OK
+
+
+def _history(state: Path, words: list[str], arguments: Namespace) -> int:
+    _none(words)
+    for line in Releases(state).history():
+        when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(line.get("time", 0)))
+        print(f"{when}  {line.get('what', ''):<9} {line.get('version', ''):<12} {line.get('outcome', '')}")
+    return OK
+
+
+def _rollback(state: Path, words: list[str], arguments: Namespace) -> int:
+    """Back to the release before; by name, so that its epoch may be smaller."""
+    _none(words)
+    releases = Releases(state)
+    name, running = releases.previous(), _running(releases)
+    manifest = releases.manifest(name) if name and name != releases.current() else None
+    if manifest is None:
+        raise _Refused("there is no release before this one here")
+    if running is not None and manifest.epoch < running.rollback:
+        raise _Refused(f"edgemesh {running.version} wrote what releases before epoch {running.rollback} cannot read")
+    _take_up(releases, name, manifest, "rollback", arguments)
+    return OK
+
+
+def _trust(state: Path, words: list[str], arguments: Namespace) -> int:
+    """Take the keys of a file, in place of all before: whoever is root here decides that, and nobody else."""
+    from cryptography.exceptions import UnsupportedAlgorithm
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+    from cryptography.hazmat.primitives.serialization import load_pem_public_key
+
+    if not words:
+        raise _Refused("which key? edgemesh update trust FILE... (PEM, as edgemesh-bundle key wrote it)")
+    keys = []
+    for word in words:
+        try:
+            key = load_pem_public_key(Path(word).read_bytes())
+        except (ValueError, UnsupportedAlgorithm) as error:
+            raise _Refused(f"{word}: this is no public key in PEM") from error
+        if not isinstance(key, Ed25519PublicKey):
+            raise _Refused(f"{word}: this is no Ed25519 key")
+        keys.append(key.public_bytes_raw())
+    trust = Trust(state)
+    trust.write(Keys(0, tuple(keys)))
+    print(f"bundles are taken that one of these signed: {', '.join(key.hex()[:16] for key in keys)}")
+    return OK
+
+
+def _none(words: list[str]) -> None:
+    if words:
+        _too_many(words)
+
+
+def _too_many(words: list[str]) -> NoReturn:
+    raise _Refused(f"{' '.join(words)}: there is nothing to add")

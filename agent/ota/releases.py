@@ -1,0 +1,225 @@
+"""What is installed: STATE/releases holds one directory for each release, `current` is a link to one of them.
+
+Every step leaves either what was before or what comes after, whenever the power fails: a release is written beside, made to last
+(fsync) and then gets its name; `current` is exchanged by one rename. What was begun and not ended has a name that begins with a dot
+and is swept away by the next.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import msgspec
+
+from agent.ota.bundle import File, Manifest
+from agent.ota.trust import sync, write_whole
+
+FOLDER = "releases"
+PROGRAM = "edgemesh"
+_CURRENT, _PREVIOUS = "current", "previous"
+_MANIFEST = "manifest.json"
+_BLOCK = 1 << 20
+_MOST_HISTORY = 200  # lines that are kept
+
+
+class ReleaseError(Exception):
+    """The releases cannot be read or changed; the message says what and why."""
+
+
+class Releases:
+    """STATE/releases. Everything raises ReleaseError."""
+
+    def __init__(self, state: Path) -> None:
+        self.folder = state / FOLDER
+
+    def __repr__(self) -> str:
+        return f"<Releases in {self.folder}>"
+
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        """While nobody else changes them."""
+        with self._told(str(self.folder)):
+            self.folder.mkdir(mode=0o755, parents=True, exist_ok=True)
+            lock = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            yield
+        except BlockingIOError as error:
+            raise ReleaseError(f"{self.folder}: another update is under way") from error
+        finally:
+            os.close(lock)
+
+    @property
+    def program(self) -> Path:
+        """Where the installed edgemesh is, whichever release that is."""
+        return self.folder / _CURRENT / PROGRAM
+
+    def current(self) -> str:
+        """The installed release; "" for none."""
+        return self._read(_CURRENT)
+
+    def previous(self) -> str:
+        """The one before, to go back to; "" for none."""
+        return self._read(_PREVIOUS)
+
+    def manifest(self, name: str) -> Manifest | None:
+        try:
+            return msgspec.json.decode((self._path(name) / _MANIFEST).read_bytes(), type=Manifest)
+        except (OSError, msgspec.MsgspecError):
+            return None
+
+    def stage(self, source: BinaryIO, file: File, manifest: Manifest) -> str:
+        """Put a release beside the installed one, from `source`, which stands at the file. Answers its name. It is checked byte for byte."""
+        name = f"{manifest.version}-{file.sha256[:12]}"
+        at, new = self._path(name), self.folder / f".{name}.new"
+        with self._told(name):
+            self.folder.mkdir(mode=0o755, parents=True, exist_ok=True)
+            self._sweep()
+            if self._is_whole(at / PROGRAM, file):
+                write_whole(at / _MANIFEST, msgspec.json.encode(manifest))
+                return name
+            free = shutil.disk_usage(self.folder).free
+            if free < file.size + (8 << 20):
+                raise ReleaseError(
+                    f"{self.folder}: {free >> 20} MiB are free, and edgemesh {manifest.version} needs {(file.size >> 20) + 8}"
+                )
+            new.mkdir(mode=0o755)
+            digest = hashlib.sha256()
+            with open(new / PROGRAM, "xb") as out:
+                left = file.size
+                while left and (block := source.read(min(_BLOCK, left))):
+                    digest.update(block)
+                    out.write(block)
+                    left -= len(block)
+                if left:
+                    raise ReleaseError(f"it is cut off: {left} bytes of the file for {file.family} are missing")
+                if digest.hexdigest() != file.sha256:
+                    raise ReleaseError(f"its file for {file.family} is not the one that was signed")
+                out.flush()
+                os.fsync(out.fileno())
+                os.fchmod(out.fileno(), 0o755)
+            write_whole(new / _MANIFEST, msgspec.json.encode(manifest))
+            if at.exists():  # damaged, since it was not whole
+                shutil.rmtree(at)
+            new.rename(at)
+            sync(self.folder)
+        return name
+
+    def adopt(self, program: Path, manifest: Manifest) -> str:
+        """A release of a file that is there already: what `edgemesh setup` was started from."""
+        with self._told(str(program)), program.open("rb") as source:
+            file = File(manifest.files[0].family, program.stat().st_size, hashlib.file_digest(source, "sha256").hexdigest())
+            source.seek(0)
+            return self.stage(source, file, msgspec.structs.replace(manifest, files=(file,)))
+
+    def command(self, name: str) -> list[str]:
+        """How a release is started, once its bytes have been checked again."""
+        manifest = self.manifest(name) if name else None
+        path = self._path(name) / PROGRAM
+        if manifest is None or not any(self._is_whole(path, file) for file in manifest.files):
+            raise ReleaseError(f"there is no release {name!r} here, or it is damaged")
+        return [str(path)]
+
+    def switch(self, name: str) -> None:
+        """Make a release the installed one; the one before stays, to go back to."""
+        before = self.current()
+        if name == before:
+            return
+        with self._told(name):
+            if before:
+                self._link(_PREVIOUS, before)
+            self._link(_CURRENT, name)
+
+    def restore(self, current: str, previous: str) -> None:
+        """Both links as they were; "" = there was none."""
+        with self._told(current or "no release"):
+            for link, name in ((_CURRENT, current), (_PREVIOUS, previous)):
+                if name:
+                    self._link(link, name)
+                else:
+                    (self.folder / link).unlink(missing_ok=True)
+
+    def prune(self) -> None:
+        """Remove all but the installed one and the one before."""
+        with self._told("old releases"):
+            self._sweep()
+            keep = {self.current(), self.previous()}
+            for path in self.folder.iterdir():
+                if path.is_dir() and not path.is_symlink() and path.name not in keep:
+                    shutil.rmtree(path)
+
+    # history
+
+    def record(self, what: str, version: str, outcome: str) -> None:
+        """One line more of history."""
+        line = {"time": int(time.time()), "what": what, "version": version, "outcome": outcome}
+        path = self.folder / "history"
+        with self._told(str(path)):
+            self.folder.mkdir(mode=0o755, parents=True, exist_ok=True)
+            lines = [*self._lines(), json.dumps(line)][-_MOST_HISTORY:]
+            write_whole(path, "".join(f"{text}\n" for text in lines).encode())
+
+    def history(self) -> list[dict[str, Any]]:
+        """Oldest first. A line that makes no sense is left out."""
+        found = []
+        for line in self._lines():
+            with contextlib.suppress(ValueError):
+                found.append(json.loads(line))
+        return [line for line in found if isinstance(line, dict)]
+
+    def _lines(self) -> list[str]:
+        try:
+            return (self.folder / "history").read_text("utf-8", "replace").splitlines()
+        except FileNotFoundError:
+            return []
+
+    # files
+
+    def _path(self, name: str) -> Path:
+        if not name or "/" in name or name.startswith("."):
+            raise ReleaseError(f"{name!r} is no name of a release")
+        return self.folder / name
+
+    def _read(self, link: str) -> str:
+        try:
+            return os.readlink(self.folder / link)
+        except OSError:
+            return ""
+
+    def _link(self, link: str, name: str) -> None:
+        new = self.folder / f".{link}.new"
+        new.unlink(missing_ok=True)
+        new.symlink_to(name)
+        new.rename(self.folder / link)
+        sync(self.folder)
+
+    def _sweep(self) -> None:
+        for path in self.folder.glob(".*.new"):
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+
+    @staticmethod
+    def _is_whole(path: Path, file: File) -> bool:
+        try:
+            with path.open("rb") as source:
+                return os.fstat(source.fileno()).st_size == file.size and hashlib.file_digest(source, "sha256").hexdigest() == file.sha256
+        except OSError:
+            return False
+
+    @contextlib.contextmanager
+    def _told(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise ReleaseError(f"{error.filename or what}: {error.strerror}") from error
