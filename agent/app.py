@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import resource
 import signal
 import sys
@@ -17,12 +16,12 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 
 import agent
-from agent import handover, health, httpd, thrift
+from agent import handover
 from agent.accesslog import AccessLog, unblocking
-from agent.admin.api import PUBLIC, handler
 from agent.admin.listener import AdminSocket, AdminSocketError
+from agent.charge import Charge
 from agent.config import NodeConfig, Settings, parse_address
-from agent.handover import HandoverError, Predecessor, Successor
+from agent.handover import HandoverError, Predecessor
 from agent.identity.keeper import Keeper
 from agent.kept import Kept
 from agent.kernel.condition import Condition
@@ -47,9 +46,6 @@ if TYPE_CHECKING:  # it is not there where nothing was compiled
     from nodeproxy.lane import FastLane
 
 log = logging.getLogger("edgemesh")
-
-_LAST_ANSWER = 0.5  # seconds for who asked us to hand over to hear what came of it
-_SETTLED = 5.0  # seconds of serving, after which memory that only the start needed is given back
 
 
 def run(directory: Path, overrides: Mapping[str, Any], hold_authority: bool = False) -> int:
@@ -105,16 +101,9 @@ class Node:
         """`kept`: descriptors that outlive us. `before`: the daemon that hands over to us. Raises MembershipError."""
         config = settings.config
         self.kept = kept or Kept()
-        self.before = before
+        self._before = before
         self.unwanted = False  # we were started to take over, and are not to
-        self.in_charge = before is None  # of the node: not before a predecessor lets us be, and not after we have handed over
-        self.handed = False  # a successor is in charge; we only let our last connections end
-        self._handing = False
         self._followed = False  # the ground knows of a snapshot: before, it is settled with nothing
-        self._care = trio.CancelScope()  # of the ground's keeper
-        self._care_again, self._paused = trio.Event(), trio.Event()
-        self._certifying = trio.CancelScope()
-        self._accepting = trio.CancelScope()  # of the admin socket and the metrics
         self.version = agent.__version__
         self.directory = str(directory)
         self.started = time.time()
@@ -158,11 +147,10 @@ class Node:
         """Serve until a signal asks us to stop; a second one stops at once."""
         async with trio.open_nursery() as nursery:
             with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-                self._admin, self._nursery = admin, nursery
+                self.charge = Charge(self, admin, nursery, self._before)
                 await nursery.start(self.proxy.run)
                 self._open_node_door()
-                nursery.start_soon(self._keep_ground)
-                nursery.start_soon(self._begin)
+                nursery.start_soon(self.charge.take)
                 nursery.start_soon(self.access_log.run)
                 nursery.start_soon(self.store.run, self._follow, self.running)
                 nursery.start_soon(watch, Path(self.directory), self.store.apply, lambda: self.config.poll_interval)
@@ -174,128 +162,9 @@ class Node:
                 async for _ in signals:
                     nursery.cancel_scope.cancel()
 
-    async def _begin(self) -> None:
-        """Begin to serve: at once, or when the daemon that hands over to us lets us. Then say that we do."""
-        supervisor = self.kept.supervisor
-        if self.before is None:
-            self._nursery.start_soon(self._certify)
-            self._nursery.start_soon(self._serve_public)
-            await self._until_enforcing()
-        else:
-            try:
-                await self._until_enforcing()
-                await self.before.report(await health.fault(self, self.before.captured, self.before.identities), self.version)
-            except HandoverError as error:
-                log.error("we do not take over: %s", error)
-                self.unwanted = True
-                self._nursery.cancel_scope.cancel()
-                return
-            self._admin.kept = False
-            self._admin.own()
-            self.in_charge = True
-            self.proxy.open()
-            self._nursery.start_soon(self._certify)
-            self._nursery.start_soon(self._serve_public)
-            supervisor.tell(f"MAINPID={os.getpid()}")
-            await self.before.opened()
-            log.info("took over from pid %d", self.before.pid)
-        self.kept.forget_rest()
-        supervisor.tell("READY=1", f"STATUS=edgemesh {self.version} enforces policy on {self.running.node}")
-        self._nursery.start_soon(supervisor.watch, lambda: self.in_charge)
-        await trio.sleep(_SETTLED)
-        await trio.to_thread.run_sync(thrift.give_back)
-
-    async def _until_enforcing(self) -> None:
-        while not self.enforcing:  # noqa: ASYNC110 - once in a life
-            await trio.sleep(0.02)
-
-    async def _certify(self) -> None:
-        """Certificates, and the authority: the business of one daemon of a node, never of two."""
-        self._certifying = trio.CancelScope()
-        with self._certifying:
-            await self.membership.run()
-
-    async def _serve_public(self) -> None:
-        """The admin socket and the metrics. Once we accept no more, who is in the middle of a question has a moment for it."""
-        async with trio.open_nursery() as conversations:
-            self._accepting = trio.CancelScope()
-            with self._accepting:
-                async with trio.open_nursery() as nursery:
-                    nursery.start_soon(httpd.serve, self._admin.listener(), handler(self), conversations, True)
-                    if (listener := self._metrics_listener()) is not None:
-                        nursery.start_soon(httpd.serve, listener, handler(self, PUBLIC), conversations)
-            while self._handing:  # noqa: ASYNC110 - once in a life
-                await trio.sleep(0.02)
-            conversations.cancel_scope.deadline = trio.current_time() + _LAST_ANSWER
-
-    async def _keep_ground(self) -> None:
-        """The ground's keeper; it pauses while a successor has the ground."""
-        while True:
-            self._care = trio.CancelScope()
-            with self._care:
-                await self.ground.run()
-            self._care_again = trio.Event()
-            self._paused.set()
-            await self._care_again.wait()
-            self._paused = trio.Event()
-
     async def hand_over(self, command: Sequence[str], commit: Callable[[str], None]) -> str:
-        """Start `command` (this daemon's own arguments are added), and let it take over. Answers its version.
-
-        `commit(version)` makes it the installed one when it has proved well; it may raise OSError. Raises HandoverError: nothing has
-        changed then.
-        """
-        if self._handing:
-            raise HandoverError("another update is under way")
-        self._handing = True
-        update = self.config.update
-        log.info("handing over to %s", command[0])
-        try:
-            with trio.move_on_after(update.deadline):  # a snapshot that has just come is settled first
-                await self._until_enforcing()
-            if not (self.in_charge and self.enforcing):
-                raise HandoverError("this daemon does not enforce policy itself yet")
-            self._care.cancel()
-            await self._paused.wait()
-            self.ground.lend()
-            successor = Successor([*command, *sys.argv[1:]])
-            try:
-                with trio.move_on_after(update.deadline) as scope:
-                    captured = [key for key, condition in self.ground.conditions().items() if condition.captured]
-                    await successor.lend({**self.kept.everything(), **self._admin.descriptors()}, captured, health.identities(self))
-                    version = await successor.well()
-                if scope.cancelled_caught:
-                    raise HandoverError(f"it was not well within {update.deadline:g} s")
-                await trio.to_thread.run_sync(commit, version)  # a slow disk is no reason for connections to wait
-                self._admin.kept = True
-                self._certifying.cancel()
-                self._accepting.cancel()
-                await successor.go()
-            except BaseException:
-                await successor.kill()
-                raise
-        except (HandoverError, OSError) as error:
-            self._admin.kept = False
-            self._admin.own()
-            self._care_again.set()
-            if self._certifying.cancel_called:
-                self._nursery.start_soon(self._certify)
-                self._nursery.start_soon(self._serve_public)
-            log.error("not handed over: %s", error)
-            raise HandoverError(str(error)) from error
-        finally:
-            self._handing = False
-        self.in_charge, self.handed = False, True
-        successor.part()
-        log.info("handed over to edgemesh %s, pid %d; draining for at most %g s", version, successor.pid, update.drain_timeout)
-        self._nursery.start_soon(self._leave, update.drain_timeout)
-        return version
-
-    async def _leave(self, seconds: float) -> None:
-        """Our successor serves: end when our last connections have, whose policy is kept until then."""
-        await self.proxy.drain(handed=seconds)
-        log.info("our last connections have ended")
-        self._nursery.cancel_scope.cancel()
+        """Let `command` take over from us; see agent.charge.Charge."""
+        return await self.charge.hand_over(command, commit)
 
     def _open_node_door(self) -> None:
         """The door on this node's own addresses, for all of its workloads."""
@@ -308,7 +177,7 @@ class Node:
 
     async def _stop(self, everything: trio.CancelScope) -> None:
         await self.proxy.drain()
-        if self.in_charge:
+        if self.charge.held:
             self.ground.release(open_node=self.config.on_stop == "open")
         log.info(
             "stopped; %s", "rules removed" if self.config.on_stop == "open" else "rules stay, and refuse every call until the next start"
@@ -320,7 +189,7 @@ class Node:
         self.proxy.limit(published.config.limits)
         self.membership.want(published.snapshot.workloads)
         cut = self.proxy.publish(published.snapshot)
-        if not self.handed:
+        if not self.charge.given:
             self.ground.want(published.snapshot.workloads)
         self.access_log.mode = published.config.access_log
         if self.proxy.lane is not None:
@@ -359,7 +228,8 @@ class Node:
         self.access_log(record)
         self.refusals(record)
 
-    def _metrics_listener(self) -> trio.SocketListener | None:
+    def metrics_listener(self) -> trio.SocketListener | None:
+        """Where Prometheus asks; None when nowhere."""
         address = parse_address(self.running.metrics_address)
         if address is None:
             return None

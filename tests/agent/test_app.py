@@ -39,7 +39,7 @@ spec: {limits: {connections: 7, drainTimeout: 0.01}, accessLog: all, onStop: ope
 class FakeGround:
     """agent.kernel.ground.Ground without a kernel. `events` is what it was told, in order."""
 
-    def __init__(self, config: NodeConfig) -> None:
+    def __init__(self, config: NodeConfig, kept: Any = None, predecessor: int = 0) -> None:
         self.settled = False
         self.events: list[str] = []
         self.wanted: tuple[Workload, ...] = ()
@@ -368,7 +368,7 @@ def test_settings_of_the_manifests_hold_from_the_start(tmp_path: Path, running: 
     settings = f"apiVersion: edgemesh.io/v1alpha1\nkind: NodeConfig\nmetadata: {{name: edge-1}}\nspec: {{adminSocket: {path}}}\n"
     (tmp_path / "node.yaml").write_text(settings)
     made = []
-    monkeypatch.setattr(app, "AdminSocket", lambda path: made.append(path) or AdminSocket(path))
+    monkeypatch.setattr(app, "AdminSocket", lambda path, lent=None: made.append(path) or AdminSocket(path, lent))
     assert app.run(tmp_path, running) == 0
     assert made == [path]
 

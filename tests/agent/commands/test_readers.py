@@ -23,7 +23,7 @@ def asked(daemon: Any, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]
     """The CLI's client talks to the daemon's views without a socket; the list has each socket path and target."""
     found: list[tuple[str, str]] = []
 
-    def fetch(socket_path: str, target: str) -> tuple[int, bytes]:
+    def fetch(socket_path: str, method: str, target: str, timeout: float) -> tuple[int, bytes]:
         found.append((socket_path, target))
         path, _, query = target.partition("?")
         reply = trio.run(handler(daemon), Ask(path, tuple(parse_qsl(query, keep_blank_values=True))))

@@ -47,7 +47,7 @@ class FakePlace:
 @pytest.fixture
 def world(monkeypatch, tmp_path):
     """A Ground over a folder of files; `world.heard` is what the proxy was told."""
-    monkeypatch.setattr(ground.cgroup, "own", lambda name: None)
+    monkeypatch.setattr(ground.cgroup, "own", lambda name, predecessor=0: None)
     monkeypatch.setattr(ground, "Place", FakePlace)
     monkeypatch.setattr(ground.netns, "FOLDER", str(tmp_path))
     monkeypatch.setattr(ground.netns, "is_namespace", lambda path: bool(ground.netns.identity(path)))

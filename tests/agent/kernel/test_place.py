@@ -5,6 +5,7 @@ import errno
 import pytest
 
 from agent.config import NodeConfig
+from agent.kept import Kept
 from agent.kernel import place as module
 from agent.kernel.condition import Condition
 from agent.kernel.ground import Capture
@@ -91,7 +92,7 @@ def log(monkeypatch):
 
 
 def made(ours=Cgroup(1, 42)):  # noqa: B008 - frozen
-    return Place(Capture(NodeConfig(node="here"), Marks(), ours), Workload("n", "a", "a"), "/run/netns/a")
+    return Place(Capture(NodeConfig(node="here"), Marks(), ours, Kept()), Workload("n", "a", "a"), "/run/netns/a")
 
 
 def test_doors_are_open_before_rules_lead_to_them(log):

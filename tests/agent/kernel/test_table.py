@@ -41,7 +41,7 @@ class Kernel:
         monkeypatch.setattr(module.nft, "install", self.install)
         monkeypatch.setattr(module.nft, "fingerprint", lambda _: list(self.rules))
 
-    def netlink(self, protocol, groups=0):
+    def netlink(self, protocol, groups=0, kept=None):
         self.sockets += 1
         return Listener(self)
 

@@ -4,6 +4,7 @@ import pytest
 from msgspec import structs
 
 from agent.config import NodeConfig
+from agent.kept import Kept
 from agent.kernel import units
 from agent.kernel.ground import Capture
 from nodeproxy.capture import Doors
@@ -14,7 +15,7 @@ from policy.model import Workload
 class FakeTable:
     owned, gaps = True, 0
 
-    def __init__(self, name):
+    def __init__(self, name, kept=None):
         self.rulesets, self.log = [], []
 
     def put(self, ruleset):
@@ -53,7 +54,7 @@ def host(monkeypatch, tmp_path):
     monkeypatch.setattr(units.cgroup, "mount", lambda: tmp_path)
     monkeypatch.setattr(units.route, "Routes", FakeRoutes)
     monkeypatch.setattr(units.route, "remove", lambda: 0)
-    host = units.Host(Capture(NodeConfig(node="here"), Marks(), Cgroup(1, 1)))
+    host = units.Host(Capture(NodeConfig(node="here"), Marks(), Cgroup(1, 1), Kept()))
     host.shut, host.opened = "", []
 
     def open_doors(ports, mark, dns, kept=None):
@@ -192,7 +193,7 @@ def test_a_socket_unit_belongs_to_its_service(host):
 
 
 def test_without_a_cgroup_of_our_own_units_cannot_be_told_apart(host):
-    host.capture = Capture(NodeConfig(node="here"), Marks(), None)
+    host.capture = Capture(NodeConfig(node="here"), Marks(), None, Kept())
     (host.slice / "a.service").mkdir()
     assert "needs cgroup2, and root" in settle(host, "a")["n/a"]
     assert not host.heard
