@@ -6,6 +6,10 @@ config.py          settings of the nodes (NodeConfig), command line and environm
 sources/           where objects come from: a directory of manifests, watched
 inotify.py         inotify(7) for trio
 store.py state.py  every object -> one snapshot after another; what outlives a restart
+charge.py handover.py health.py   who is in charge of the node, and how another daemon takes that over
+supervisor.py kept.py   the service manager, and descriptors that outlive us
+ota/               updates from signed bundles
+box/               installed on a bare box: the systemd unit, drop-ins
 kernel/            doors and rules inside the workloads' namespaces
 metrics.py accesslog.py   sinks for finished requests and connections
 status.py explain.py      documents: what the daemon tells of itself, and why a call is allowed or not
@@ -14,3 +18,4 @@ demo/              the bookstore in network namespaces
 """
 
 __version__ = "0.1.0"
+__epoch__ = 1  # rises with every release, whatever its name: which of two is newer (agent/ota/bundle.py)

@@ -162,6 +162,9 @@ class Node:
                 async for _ in signals:
                     nursery.cancel_scope.cancel()
 
+    def unit(self, name: str, cgroup: int) -> tuple[bool, bool, str]:
+        return self.ground.unit(name, cgroup)
+
     async def hand_over(self, command: Sequence[str], commit: Callable[[str], None]) -> str:
         """Let `command` take over from us; see agent.charge.Charge."""
         return await self.charge.hand_over(command, commit)

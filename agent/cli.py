@@ -155,7 +155,7 @@ def _ca_arguments(parser: ArgumentParser) -> None:
 
 def _join_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--authority", metavar="HOST:PORT", required=True, help="the authority's door")
-    parser.add_argument("--node", metavar="NAME", type=_node, default="", help="this node's name (default: EDGEMESH_NODE, the host name)")
+    parser.add_argument("--node", metavar="NAME", type=_node, help="this node's name (default: EDGEMESH_NODE, the host name)")
     parser.add_argument(
         "--state", "--state-dir", metavar="DIR", default="", help="the daemon's state directory (default: /var/lib/edgemesh)"
     )
@@ -171,6 +171,27 @@ def _update_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--state", "--state-dir", metavar="DIR", default="", help="the daemon's state directory (default: /var/lib/edgemesh)"
     )
+    parser.add_argument("--socket", metavar="PATH", help="the daemon's socket (default: EDGEMESH_SOCKET, /run/edgemesh/edgemesh.sock)")
+
+
+def _setup_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("--node", metavar="NAME", type=_node, help="this node's name (default: the host name)")
+    parser.add_argument("--authority", action="store_true", help="this node signs the certificates of the site: make its first authority")
+    parser.add_argument(
+        "--trust-domain", metavar="TD", default="", help="with --authority: the mesh's, as in MeshConfig (default: cluster.local)"
+    )
+    parser.add_argument("--trust", metavar="KEY", nargs="+", default=[], help="public keys (PEM) whose update bundles are taken")
+    parser.add_argument("--no-start", dest="start", action="store_false", help="lay the files, and start nothing")
+
+
+def _remove_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("--purge", action="store_true", help="the manifests in /etc/edgemesh too")
+    parser.add_argument("--yes", action="store_true", help="although the site's authority is here")
+
+
+def _wait_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("--unit", metavar="NAME", required=True, help="the systemd unit that this is run from")
+    parser.add_argument("--timeout", metavar="SECONDS", type=float, default=60.0, help="give up after (default: 60)")
     parser.add_argument("--socket", metavar="PATH", help="the daemon's socket (default: EDGEMESH_SOCKET, /run/edgemesh/edgemesh.sock)")
 
 
@@ -291,6 +312,24 @@ def _update(arguments: Namespace) -> int:
     return update(arguments)
 
 
+def _setup(arguments: Namespace) -> int:
+    from agent.commands.setup import setup
+
+    return setup(arguments)
+
+
+def _remove(arguments: Namespace) -> int:
+    from agent.commands.setup import remove
+
+    return remove(arguments)
+
+
+def _wait(arguments: Namespace) -> int:
+    from agent.commands.wait import wait
+
+    return wait(arguments)
+
+
 def _version(_: Namespace) -> int:
     print(f"edgemesh {agent.__version__}")
     return OK
@@ -307,6 +346,9 @@ COMMANDS: dict[str, Command] = {
     "certs": Command("show this node's certificates, the roots that it believes, and who is revoked", _reader_arguments, _certs),
     "join": Command("enrol this node with the mesh's authority, by a token", _join_arguments, _join),
     "update": Command("take up another edgemesh from a signed bundle, go back, or say what was", _update_arguments, _update),
+    "setup": Command("install this file as a systemd service of this box, or bring what is installed up to it", _setup_arguments, _setup),
+    "remove": Command("take edgemesh off this box: service, rules, files", _remove_arguments, _remove),
+    "wait": Command("wait until a systemd unit is captured; for its ExecStartPre=", _wait_arguments, _wait),
     "cleanup": Command("remove every rule and route that edgemesh left on this node", _nothing, _cleanup),
     "demo": Command("show the bookstore mesh in network namespaces of its own, step by step", _demo_arguments, _demo),
     "version": Command("say which edgemesh this is", _nothing, _version),

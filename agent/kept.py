@@ -3,6 +3,9 @@
 The service manager keeps copies of them, each under a name, and gives them to the next start; at an update the daemon that runs
 hands them to its successor (agent/handover.py). Whoever dials meanwhile is not refused: he waits in the socket's queue. A socket
 stays in the namespace where it was made, and whose it is, is in its name: what waits in it comes to no other workload.
+
+It stays in the cgroup where it was made, too, and a service that is started again has a new one. Since the rules know our doors by
+their cgroup, the one where each socket was made (its birth) is kept with it, behind the name.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ from collections.abc import Iterable, Mapping
 import trio
 
 from agent.supervisor import Supervisor
+from nodeproxy.ruleset import Cgroup
 
 log = logging.getLogger("edgemesh.kept")
 
@@ -27,15 +31,26 @@ class Kept:
         self.supervisor = supervisor or Supervisor({})
         self._waiting: dict[str, list[socket.socket]] = {}
         self._held: dict[str, list[socket.socket]] = {}
-        for name, descriptors in (given or {}).items():
+        self._stored: dict[str, set[str]] = {}  # the names with births under which the manager has them, by name
+        self._births: dict[int, Cgroup | None] = {}  # by inode: all duplicates of a socket have the same
+        self._own: Cgroup | None = None
+        for full, descriptors in (given or {}).items():
+            name, birth = _split(full)
             found = [sock for sock in map(_socket, descriptors) if sock is not None]
+            self._births.update((_inode(sock), birth) for sock in found)
+            self._stored.setdefault(name, set()).add(full)
             if found:
-                self._waiting[name] = found
-            else:
-                self.supervisor.forget(name)
+                self._waiting.setdefault(name, []).extend(found)
+            elif name not in self._waiting:
+                self._forget(name)
 
     def __repr__(self) -> str:
         return f"<Kept {len(self._held)} held, {len(self._waiting)} waiting>"
+
+    def live_in(self, cgroup: Cgroup | None) -> tuple[Cgroup, ...]:
+        """Sockets are made in this cgroup from now on. Answers the others in which some of what was kept was made."""
+        self._own = cgroup
+        return tuple(sorted({birth for birth in self._births.values() if birth not in (None, cgroup)}))
 
     def names(self) -> list[str]:
         """Of what waits for somebody to take it."""
@@ -52,8 +67,10 @@ class Kept:
         if before is not None and {s.fileno() for s in before} == {s.fileno() for s in wanted}:
             return
         self._held[name] = wanted
-        self.supervisor.forget(name)
-        self.supervisor.store(name, [sock.fileno() for sock in wanted])
+        self._forget(name)
+        for full, descriptors in self._by_birth(name).items():
+            self._stored.setdefault(name, set()).add(full)
+            self.supervisor.store(full, descriptors)
 
     def listener(self, name: str, address: tuple[str, int], backlog: int) -> trio.SocketListener:
         """One that listens at `address`, for who serves it to close: of the socket that was kept, or of a new one. Raises OSError."""
@@ -77,7 +94,7 @@ class Kept:
     def drop(self, name: str) -> None:
         """Keep nothing under that name any more. Sockets that keep a namespace alive are to go with it."""
         if self._held.pop(name, None) is not None:
-            self.supervisor.forget(name)
+            self._forget(name)
 
     def forget_rest(self) -> None:
         """Close what nobody asked for: its workload is gone, or another's now."""
@@ -86,12 +103,37 @@ class Kept:
             for sock in sockets:
                 sock.close()
             if name not in self._held:
-                self.supervisor.forget(name)
+                self._forget(name)
         self._waiting.clear()
 
     def everything(self) -> dict[str, list[int]]:
         """What we hold, for a successor."""
-        return {name: [sock.fileno() for sock in sockets if sock.fileno() >= 0] for name, sockets in self._held.items()}
+        return {full: descriptors for name in self._held for full, descriptors in self._by_birth(name).items()}
+
+    def _by_birth(self, name: str) -> dict[str, list[int]]:
+        """What is held under a name, by the name with the birth."""
+        found: dict[str, list[int]] = {}
+        for sock in self._held[name]:
+            if sock.fileno() >= 0:
+                birth = self._births.setdefault(_inode(sock), self._own)
+                found.setdefault(f"{name} @{birth.level}.{birth.id}" if birth else name, []).append(sock.fileno())
+        return found
+
+    def _forget(self, name: str) -> None:
+        for full in sorted(self._stored.pop(name, {name})):
+            self.supervisor.forget(full)
+
+
+def _split(full: str) -> tuple[str, Cgroup | None]:
+    name, at, birth = full.rpartition(" @")
+    level, dot, number = birth.partition(".")
+    if at and dot and level.isdigit() and number.isdigit():
+        return name, Cgroup(int(level), int(number))
+    return full, None
+
+
+def _inode(sock: socket.socket) -> int:
+    return os.fstat(sock.fileno()).st_ino
 
 
 def _socket(descriptor: int) -> socket.socket | None:

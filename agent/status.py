@@ -67,6 +67,10 @@ class Daemon(Protocol):
         """By key, of every workload of this node."""
         ...
 
+    def unit(self, name: str, cgroup: int) -> tuple[bool, bool, str]:
+        """Is a systemd unit a workload of this node, is its cgroup captured, and what is wrong; see agent.kernel.ground.Ground."""
+        ...
+
     async def hand_over(self, command: Sequence[str], commit: Callable[[str], None]) -> str:
         """Let `command` take over from us; see agent.app.Node."""
         ...
@@ -166,6 +170,13 @@ def holes(daemon: Daemon, conditions: Mapping[str, Condition]) -> list[Document]
             hole("not-captured", key, 1, f"not captured{why}: no policy holds for its calls")
         elif condition.error:
             hole("partly-captured", key, 1, condition.error)
+        if condition.captured and condition.late:
+            hole(
+                "late",
+                key,
+                1,
+                "not captured at start: what it did before is unknown; edgemesh setup makes the unit wait, from its next start on",
+            )
         if condition.powers:
             held = " and ".join(condition.powers)
             hole("powers", key, len(condition.powers), f"holds {held}: it can get its own calls around the mesh, not past its servers'")

@@ -25,7 +25,7 @@ class Marks(Struct, frozen=True):
     preference: int = 15006
 
 
-class Cgroup(Struct, frozen=True):
+class Cgroup(Struct, frozen=True, order=True):
     """A cgroup2 as nftables knows it: the depth of its path and its inode number."""
 
     level: int
@@ -123,15 +123,24 @@ def ours(cgroup: Cgroup | None, marks: Marks) -> Match:
     return Match("cgroup", cgroup) if cgroup else Match("mark", marks.bypass)
 
 
-def our_door(cgroup: Cgroup | None, marks: Marks) -> Match:
+def our_doors(cgroup: Cgroup | None, earlier: tuple[Cgroup, ...], marks: Marks) -> list[Match]:
     """Who listens is us: another program may hold a door's port, since before we started or while we do not run."""
-    return Match("cgroup", cgroup) if cgroup else Match("listener", marks.bypass)
+    return [Match("cgroup", found) for found in (cgroup, *earlier)] if cgroup else [Match("listener", marks.bypass)]
 
 
 def workload_ruleset(
-    ports: Ports, marks: Marks, cgroup: Cgroup | None, exclusions: Exclusions, ranges: tuple[str, ...], dns: bool
+    ports: Ports,
+    marks: Marks,
+    cgroup: Cgroup | None,
+    exclusions: Exclusions,
+    ranges: tuple[str, ...],
+    dns: bool,
+    earlier: tuple[Cgroup, ...] = (),
 ) -> Ruleset:
-    """What is put in a workload's own network namespace."""
+    """What is put in a workload's own network namespace.
+
+    `earlier`: cgroups that were ours, and are gone, so that nobody can enter them; doors that were made there are still used.
+    """
     us = ours(cgroup, marks)
     local_mark = Match("mark", marks.local)
     to_door = (TCP, Match("port-in", "doors"), SYN)
@@ -183,7 +192,7 @@ def workload_ruleset(
     rules += [
         # The same the other way: a connection is translated once, and a foreign redirect that was first led it past our door.
         # Whoever else listens at a door's port gets nothing of what is redirected there, nor anything from outside.
-        Rule("guard_in", (*to_door, our_door(cgroup, marks)), "accept"),
+        *[Rule("guard_in", (*to_door, door), "accept") for door in our_doors(cgroup, earlier, marks)],
         Rule("guard_in", (*to_door, Match("dnat"), ANYBODY), "reject"),
         Rule("guard_in", (LO_IN,), "accept"),
         Rule("guard_in", (TCP, Match("port-in", "in_ports")), "accept"),
@@ -211,7 +220,9 @@ class Unit(Struct, frozen=True):
     exclusions: Exclusions
 
 
-def host_ruleset(marks: Marks, cgroup: Cgroup, units: tuple[Unit, ...], ranges: tuple[str, ...], dns: bool) -> Ruleset:
+def host_ruleset(
+    marks: Marks, cgroup: Cgroup, units: tuple[Unit, ...], ranges: tuple[str, ...], dns: bool, earlier: tuple[Cgroup, ...] = ()
+) -> Ruleset:
     """What is put on the host for workloads that are systemd units. Units are told apart by cgroup, so ours must be one too.
 
     Loopback is not exempt here: it is how units call each other. A new connection that reaches a unit itself, from anybody but our
@@ -230,7 +241,7 @@ def host_ruleset(marks: Marks, cgroup: Cgroup, units: tuple[Unit, ...], ranges: 
         for proto in (TCP, UDP)
     ]
     input_ += [
-        Rule("input", (TCP, Match("port-in", "doors"), Match("new"), us), "accept"),
+        *[Rule("input", (TCP, Match("port-in", "doors"), Match("new"), door), "accept") for door in our_doors(cgroup, earlier, marks)],
         # Whoever else listens where we redirect to gets nothing of it.
         Rule("input", (TCP, Match("port-in", "doors"), Match("new"), ANYBODY), "reject"),
     ]

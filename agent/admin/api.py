@@ -97,9 +97,19 @@ async def update(daemon: Daemon, ask: Ask) -> Reply:
         return failure(409, str(error), error.hint)
 
 
+async def unit(daemon: Daemon, ask: Ask) -> Reply:
+    """How the capture of a systemd unit stands; which of its cgroups is meant is in `cgroup`."""
+    number = ask.get("cgroup")
+    if not daemon.enforcing:
+        return failure(503, _NO_POLICY)
+    known, captured, wrong = daemon.unit(ask.get("name"), int(number) if number.isascii() and number.isdigit() else 0)
+    return json_reply({"known": known, "captured": captured, "detail": wrong or "the daemon has not seen its cgroup yet"})
+
+
 VIEWS: dict[str, View] = {
     "/ready": ready,
     "/status": status_page,
+    "/unit": unit,
     "/routes": routes,
     "/connections": connections,
     "/problems": problems,

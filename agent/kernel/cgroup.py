@@ -37,12 +37,14 @@ def own(name: str, predecessor: int = 0) -> tuple[Cgroup, Path] | None:
     root = mount()
     if root is None or not _depth_is_true():
         return None
-    current = root / _current().lstrip("/")
-    if re.fullmatch(r"edgemesh[^/]*\.service", current.name):
+    service = root / current().lstrip("/")
+    if re.fullmatch(r"edgemesh[^/]*\.service", service.name):
         with contextlib.suppress(OSError):
-            # Whatever else is in it, or below it, would be taken for us.
-            if set(processes(current)) <= {os.getpid(), predecessor}:
-                return identify(current, root), current
+            # Whatever else is in it, or below it, would be taken for us. A predecessor there has looked already: what else there is
+            # now came with it, such as one before it that lets its last connections end.
+            inside = set(processes(service))
+            if predecessor in inside or inside == {os.getpid()}:
+                return identify(service, root), service
     made = folder(root, name)
     try:
         made.mkdir(exist_ok=True)
@@ -80,7 +82,8 @@ def leave(made: Path) -> bool:
     return True
 
 
-def _current() -> str:
+def current() -> str:
+    """The cgroup that this process is in, as a path below cgroup2's mount."""
     for line in Path("/proc/self/cgroup").read_text().splitlines():
         if line.startswith("0::"):
             return line[3:]

@@ -17,6 +17,7 @@ class Condition(Struct, frozen=True):
     # Open before the capture began. Calls into the workload that connection tracking knew pass until they end; others are reset.
     older_connections: int = 0
     since: float = 0.0  # seconds since the epoch
+    late: bool = False  # a unit that did not wait at its start until it was captured
     # How our own sockets are known: by a cgroup that nobody else can enter, or by a mark that who holds NET_RAW could set too.
     mode: Literal["cgroup", "mark"] = "cgroup"
     owned: bool = True  # the kernel refuses foreign changes to our table; else they are repaired, and `gaps` counts them

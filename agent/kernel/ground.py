@@ -53,6 +53,7 @@ class Capture(Struct, frozen=True):
     marks: Marks
     ours: Cgroup | None
     kept: Kept
+    earlier: tuple[Cgroup, ...] = ()  # where doors that were kept were made, before the service was started again
 
     @property
     def mode(self) -> Literal["cgroup", "mark"]:
@@ -68,7 +69,9 @@ class Ground:
         `kept`: descriptors that outlive us. `predecessor`: the daemon that hands over to us, in the same cgroup; 0 = none.
         """
         own = cgroup.own(config.node, predecessor) if own_cgroup else None
-        self.capture = Capture(config, config.marks, own[0] if own else None, kept or Kept())
+        kept = kept or Kept()
+        ours = own[0] if own else None
+        self.capture = Capture(config, config.marks, ours, kept, kept.live_in(ours))
         self.host = Host(self.capture)
         self.settled = False  # what is wanted has been looked at once
         self._attach: Attach = _nobody
@@ -254,6 +257,13 @@ class Ground:
         """Another daemon works with our tables from now on, while our doors stay open. `run` must not run; when it runs again, all of them are put in force anew."""
         for table in self._tables():
             table.lend()
+
+    def unit(self, name: str, number: int) -> tuple[bool, bool, str]:
+        """Is a systemd unit of that name wanted here, is its cgroup of that number captured, and what is wrong, "" for nothing."""
+        keys = [key for key, workload in self._wanted.items() if workload.unit == name]
+        faults = self.host.conditions()
+        wrong = "; ".join(faults[key].error for key in keys if key in faults and not faults[key].captured)
+        return bool(keys), any(self.host.holds(key, number) for key in keys), wrong
 
     # what status tells
 

@@ -105,7 +105,9 @@ class Place:
 
     def _ruleset(self, workload: Workload) -> Ruleset:
         capture, config = self.capture, self.capture.config
-        return workload_ruleset(self._ports, capture.marks, capture.ours, workload.exclusions, config.service_range, config.dns.enabled)
+        return workload_ruleset(
+            self._ports, capture.marks, capture.ours, workload.exclusions, config.service_range, config.dns.enabled, capture.earlier
+        )
 
     def condition(self, held: tuple[str, ...] = (), counted: bool = False) -> Condition:
         return Condition(

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING
 
 from msgspec import Struct, structs
 
+from agent.box.units import began_captured
 from agent.kernel import cgroup, conntrack, powers, route, sockets
 from agent.kernel.condition import Condition
 from agent.kernel.table import Table
@@ -163,7 +164,8 @@ class Host:
         assert self.capture.ours is not None
         config = self.capture.config
         if units != self._in_force:
-            self.table.put(host_ruleset(self.capture.marks, self.capture.ours, units, config.service_range, config.dns.enabled))
+            capture = self.capture
+            self.table.put(host_ruleset(capture.marks, self.capture.ours, units, config.service_range, config.dns.enabled, capture.earlier))
             self._in_force = units
         self.table.repair()
 
@@ -226,9 +228,14 @@ class Host:
                     powers=powers.powers_of(processes),
                     udp_packets=packets[key],
                     since=member.since,
+                    late=looked_up and not all(began_captured(member.workload.unit, folder) for folder in member.cgroups),
                     owned=self.table.owned,
                 )
         return found
+
+    def holds(self, key: str, number: int) -> bool:
+        """Is the cgroup of that number captured as this workload's?"""
+        return any(unit.key == key and any(found.id == number for found in unit.cgroups) for unit in self._in_force or ())
 
     # sockets: the daemon lives on the host already
 

@@ -79,7 +79,7 @@ class Releases:
 
     def stage(self, source: BinaryIO, file: File, manifest: Manifest) -> str:
         """Put a release beside the installed one, from `source`, which stands at the file. Answers its name. It is checked byte for byte."""
-        name = f"{manifest.version}-{file.sha256[:12]}"
+        name = _name(manifest, file)
         at, new = self._path(name), self.folder / f".{name}.new"
         with self._told(name):
             self.folder.mkdir(mode=0o755, parents=True, exist_ok=True)
@@ -119,6 +119,9 @@ class Releases:
         with self._told(str(program)), program.open("rb") as source:
             file = File(manifest.files[0].family, program.stat().st_size, hashlib.file_digest(source, "sha256").hexdigest())
             source.seek(0)
+            name = _name(manifest, file)
+            if self.manifest(name) is not None and self._is_whole(self._path(name) / PROGRAM, file):
+                return name  # with what its bundle said of it, if it came in one
             return self.stage(source, file, msgspec.structs.replace(manifest, files=(file,)))
 
     def command(self, name: str) -> list[str]:
@@ -223,3 +226,7 @@ class Releases:
             yield
         except OSError as error:
             raise ReleaseError(f"{error.filename or what}: {error.strerror}") from error
+
+
+def _name(manifest: Manifest, file: File) -> str:
+    return f"{manifest.version}-{file.sha256[:12]}"

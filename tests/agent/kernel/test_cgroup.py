@@ -59,7 +59,7 @@ def service(monkeypatch, tmp_path):
     folder = tmp_path / "system.slice" / "edgemesh.service"
     folder.mkdir(parents=True)
     monkeypatch.setattr(cgroup, "mount", lambda: tmp_path)
-    monkeypatch.setattr(cgroup, "_current", lambda: "/system.slice/edgemesh.service")
+    monkeypatch.setattr(cgroup, "current", lambda: "/system.slice/edgemesh.service")
     monkeypatch.setattr(cgroup, "_depth_is_true", lambda: True)
     (folder / "cgroup.procs").write_text(f"{os.getpid()}\n")
     return folder
