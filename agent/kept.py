@@ -27,6 +27,7 @@ class Kept:
         self.supervisor = supervisor or Supervisor({})
         self._waiting: dict[str, list[socket.socket]] = {}
         self._held: dict[str, list[socket.socket]] = {}
+        self._listening: list[socket.socket] = []  # those that listener() made or found, and nobody else closes
         for name, descriptors in (given or {}).items():
             found = [sock for sock in map(_socket, descriptors) if sock is not None]
             if found:
@@ -57,11 +58,13 @@ class Kept:
 
     def listener(self, name: str, address: tuple[str, int], backlog: int) -> trio.SocketListener:
         """One that listens at `address`, for who serves it to close: of the socket that was kept, or of a new one. Raises OSError."""
-        for sock in (*self._held.get(name, ()), *self.take(name)):
-            if sock.getsockname()[:2] == address:
-                break
-            sock.close()
-        else:
+        sock = None
+        for old in (*self._held.get(name, ()), *self.take(name)):
+            if sock is None and old.getsockname()[:2] == address:
+                sock = old
+            else:
+                old.close()
+        if sock is None:
             sock = socket.socket(socket.AF_INET6 if ":" in address[0] else socket.AF_INET, socket.SOCK_STREAM)
             try:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -70,6 +73,7 @@ class Kept:
             except OSError:
                 sock.close()
                 raise
+        self._listening = [*(other for other in self._listening if other is not sock and other.fileno() >= 0), sock]
         self.hold(name, [sock])
         sock.setblocking(False)
         return trio.SocketListener(trio.socket.from_stdlib_socket(sock.dup()))
@@ -87,6 +91,13 @@ class Kept:
                 sock.close()
             if name not in self._held:
                 self.supervisor.forget(name)
+        self._waiting.clear()
+
+    def close(self) -> None:
+        """At the end of this process, or before: close what is nobody else's. What the service manager keeps it keeps."""
+        for sock in (*self._listening, *(sock for sockets in self._waiting.values() for sock in sockets)):
+            sock.close()
+        self._listening.clear()
         self._waiting.clear()
 
     def everything(self) -> dict[str, list[int]]:
