@@ -67,7 +67,7 @@ def run(directory: Path, overrides: Mapping[str, Any], hold_authority: bool = Fa
         print(f"edgemesh: {error}", file=sys.stderr)
         return 1
     given = {**supervisor.given, **(before.given if before else {})}
-    kept = Kept({name: fds for name, fds in given.items() if not name.startswith("admin ")}, supervisor)
+    kept = Kept({name: fds for name, fds in given.items() if not name.startswith("admin ")}, supervisor, silent=before is not None)
     admin.kept = before is not None  # until it is ours
     try:
         node = Node(directory, settings, hold_authority, kept, before)

@@ -22,17 +22,23 @@ log = logging.getLogger("edgemesh.kept")
 class Kept:
     """By name: what was given to us and nobody has asked for yet, and what we hold."""
 
-    def __init__(self, given: Mapping[str, list[int]] | None = None, supervisor: Supervisor | None = None) -> None:
-        """`given`: descriptors, ours from now on. What is no socket is closed."""
+    def __init__(self, given: Mapping[str, list[int]] | None = None, supervisor: Supervisor | None = None, silent: bool = False) -> None:
+        """`given`: descriptors, ours from now on. What is no socket is closed.
+
+        `silent`: what the manager keeps is another daemon's affair until `speak`, which may go on without us.
+        """
         self.supervisor = supervisor or Supervisor({})
+        self._silent = silent
         self._waiting: dict[str, list[socket.socket]] = {}
         self._held: dict[str, list[socket.socket]] = {}
+        self._stored: dict[str, set[int]] = {}  # by name: the sockets that the manager keeps, by their inodes
         self._listening: list[socket.socket] = []  # those that listener() made or found, and nobody else closes
         for name, descriptors in (given or {}).items():
             found = [sock for sock in map(_socket, descriptors) if sock is not None]
             if found:
                 self._waiting[name] = found
-            else:
+                self._stored[name] = set(map(_which, found))
+            elif not silent:
                 self.supervisor.forget(name)
 
     def __repr__(self) -> str:
@@ -46,6 +52,11 @@ class Kept:
         """What was kept under that name; the caller's from now on."""
         return self._waiting.pop(name, [])
 
+    def give_back(self, name: str, sockets: Iterable[socket.socket]) -> None:
+        """What was taken, and could not be used yet: for who asks next, since nobody else could listen at these addresses meanwhile."""
+        if given := list(sockets):
+            self._waiting[name] = given
+
     def hold(self, name: str, sockets: Iterable[socket.socket]) -> None:
         """Keep these, and nothing else, under that name. They stay the caller's."""
         wanted = [sock for sock in sockets if sock.fileno() >= 0]
@@ -53,8 +64,28 @@ class Kept:
         if before is not None and {s.fileno() for s in before} == {s.fileno() for s in wanted}:
             return
         self._held[name] = wanted
-        self.supervisor.forget(name)
-        self.supervisor.store(name, [sock.fileno() for sock in wanted])
+        self._settle(name)
+
+    def _settle(self, name: str) -> None:
+        """Have the manager keep what is held under that name."""
+        if self._silent or not self.supervisor.address:
+            return
+        which = {_which(sock): sock.fileno() for sock in self._held.get(name, ()) if sock.fileno() >= 0}
+        stored = self._stored.get(name, set())
+        # One of several cannot be let go of alone. Where none has to be, nothing is: should we be killed in between, callers that wait
+        # in them would be refused.
+        if not stored <= which.keys():
+            self.supervisor.forget(name)
+            stored = set()
+        if new := [number for inode, number in which.items() if inode not in stored]:
+            self.supervisor.store(name, new)
+        self._stored[name] = set(which)
+
+    def speak(self) -> None:
+        """The manager keeps what is ours from now on."""
+        self._silent = False
+        for name in {*self._stored, *self._held} - {*self._waiting}:
+            self._settle(name)
 
     def listener(self, name: str, address: tuple[str, int], backlog: int) -> trio.SocketListener:
         """One that listens at `address`, for who serves it to close: of the socket that was kept, or of a new one. Raises OSError."""
@@ -81,7 +112,7 @@ class Kept:
     def drop(self, name: str) -> None:
         """Keep nothing under that name any more. Sockets that keep a namespace alive are to go with it."""
         if self._held.pop(name, None) is not None:
-            self.supervisor.forget(name)
+            self._settle(name)
 
     def forget_rest(self) -> None:
         """Close what nobody asked for: its workload is gone, or another's now."""
@@ -89,9 +120,10 @@ class Kept:
             log.info("%s: nobody wants it any more", name)
             for sock in sockets:
                 sock.close()
-            if name not in self._held:
-                self.supervisor.forget(name)
+        names = list(self._waiting)
         self._waiting.clear()
+        for name in names:
+            self._settle(name)
 
     def close(self) -> None:
         """At the end of this process, or before: close what is nobody else's. What the service manager keeps it keeps."""
@@ -103,6 +135,11 @@ class Kept:
     def everything(self) -> dict[str, list[int]]:
         """What we hold, for a successor."""
         return {name: [sock.fileno() for sock in sockets if sock.fileno() >= 0] for name, sockets in self._held.items()}
+
+
+def _which(sock: socket.socket) -> int:
+    """The same for all copies of one socket."""
+    return os.fstat(sock.fileno()).st_ino
 
 
 def _socket(descriptor: int) -> socket.socket | None:

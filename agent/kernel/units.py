@@ -162,7 +162,7 @@ class Host:
         assert self.table is not None
         assert self.capture.ours is not None
         config = self.capture.config
-        if units != self._in_force:
+        if units != self._in_force or self.table.lent:
             self.table.put(host_ruleset(self.capture.marks, self.capture.ours, units, config.service_range, config.dns.enabled))
             self._in_force = units
         self.table.repair()
