@@ -67,7 +67,7 @@ def run(directory: Path, overrides: Mapping[str, Any], hold_authority: bool = Fa
         print(f"edgemesh: {error}", file=sys.stderr)
         return 1
     given = {**supervisor.given, **(before.given if before else {})}
-    kept = Kept({name: fds for name, fds in given.items() if not name.startswith("admin ")}, supervisor)
+    kept = Kept({name: fds for name, fds in given.items() if not name.startswith("admin ")}, supervisor, silent=before is not None)
     admin.kept = before is not None  # until it is ours
     try:
         node = Node(directory, settings, hold_authority, kept, before)
@@ -145,22 +145,25 @@ class Node:
 
     async def run(self, admin: AdminSocket) -> None:
         """Serve until a signal asks us to stop; a second one stops at once."""
-        async with trio.open_nursery() as nursery:
-            with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-                self.charge = Charge(self, admin, nursery, self._before)
-                await nursery.start(self.proxy.run)
-                self._open_node_door()
-                nursery.start_soon(self.charge.take)
-                nursery.start_soon(self.access_log.run)
-                nursery.start_soon(self.store.run, self._follow, self.running)
-                nursery.start_soon(watch, Path(self.directory), self.store.apply, lambda: self.config.poll_interval)
-                log.info("edgemesh %s, node %s, manifests in %s", self.version, self.running.node, self.directory)
-                async for number in signals:
-                    log.info("%s: draining for at most %g s", signal.Signals(number).name, self.config.limits.drain_timeout)
-                    break
-                nursery.start_soon(self._stop, nursery.cancel_scope)
-                async for _ in signals:
-                    nursery.cancel_scope.cancel()
+        try:
+            async with trio.open_nursery() as nursery:
+                with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+                    self.charge = Charge(self, admin, nursery, self._before)
+                    await nursery.start(self.proxy.run)
+                    self._open_node_door()
+                    nursery.start_soon(self.charge.take)
+                    nursery.start_soon(self.access_log.run)
+                    nursery.start_soon(self.store.run, self._follow, self.running)
+                    nursery.start_soon(watch, Path(self.directory), self.store.apply, lambda: self.config.poll_interval)
+                    log.info("edgemesh %s, node %s, manifests in %s", self.version, self.running.node, self.directory)
+                    async for number in signals:
+                        log.info("%s: draining for at most %g s", signal.Signals(number).name, self.config.limits.drain_timeout)
+                        break
+                    nursery.start_soon(self._stop, nursery.cancel_scope)
+                    async for _ in signals:
+                        nursery.cancel_scope.cancel()
+        finally:
+            self.kept.close()
 
     def unit(self, name: str, cgroup: int) -> tuple[bool, bool, str]:
         return self.ground.unit(name, cgroup)

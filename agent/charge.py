@@ -22,6 +22,7 @@ from agent.handover import HandoverError, Predecessor, Successor
 
 if TYPE_CHECKING:
     from agent.app import Node
+    from agent.config import UpdateConfig
 
 log = logging.getLogger("edgemesh")
 
@@ -70,6 +71,7 @@ class Charge:
             node.proxy.open()
             self._serve()
             supervisor.tell(f"MAINPID={os.getpid()}")
+            node.kept.speak()
             await self._before.opened()
             log.info("took over from pid %d", self._before.pid)
         node.kept.forget_rest()
@@ -129,13 +131,21 @@ class Charge:
         if self._lending:
             raise HandoverError("another update is under way")
         self._lending = True
-        update = self._node.config.update
-        log.info("handing over to %s", command[0])
         try:
+            return await self._hand_over(command, commit, self._node.config.update)
+        finally:
+            self._lending = False
+
+    async def _hand_over(self, command: Sequence[str], commit: Callable[[str], None], update: UpdateConfig) -> str:
+        if self.held:
             with trio.move_on_after(update.deadline):  # a snapshot that has just come is settled first
                 await self._until_enforcing()
-            if not (self.held and self._node.enforcing):
-                raise HandoverError("this daemon does not enforce policy itself yet")
+        if not (self.held and self._node.enforcing):
+            raise HandoverError(
+                "another daemon is in charge of this node" if self.given else "this daemon does not enforce policy itself yet"
+            )
+        log.info("handing over to %s", command[0])
+        try:
             self._keeping.cancel()
             await self._paused.wait()
             self._node.ground.lend()
@@ -146,7 +156,7 @@ class Charge:
                 self._admin.kept = True
                 self._certifying.cancel()
                 self._accepting.cancel()
-                await successor.go()
+                await self._let_go(successor, update.deadline)
             except BaseException:
                 await successor.kill()
                 raise
@@ -154,10 +164,10 @@ class Charge:
             self._take_back()
             log.error("not handed over: %s", error)
             raise HandoverError(str(error)) from error
-        finally:
-            self._lending = False
         self.held, self.given = False, True
         successor.part()
+        # It says so itself too; a manager that listens to the main process only (NotifyAccess=main) believes us alone.
+        self._node.kept.supervisor.tell(f"MAINPID={successor.pid}")
         log.info("handed over to edgemesh %s, pid %d; draining for at most %g s", version, successor.pid, update.drain_timeout)
         self._nursery.start_soon(self._leave, update.drain_timeout)
         return version
@@ -171,9 +181,16 @@ class Charge:
             return await successor.well()
         raise HandoverError(f"it was not well within {deadline:g} s")
 
+    async def _let_go(self, successor: Successor, deadline: float) -> None:
+        with trio.move_on_after(deadline):
+            await successor.go()
+            return
+        raise HandoverError(f"it did not take over within {deadline:g} s")
+
     def _take_back(self) -> None:
         self._admin.kept = False
         self._admin.own()
+        self._node.kept.supervisor.tell(f"MAINPID={os.getpid()}")  # it may have said that it is the one
         self._again.set()
         if self._certifying.cancel_called:
             self._serve()

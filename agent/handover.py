@@ -14,6 +14,7 @@ from __future__ import annotations
 import array
 import contextlib
 import ctypes
+import itertools
 import logging
 import os
 import signal
@@ -65,15 +66,23 @@ class Predecessor:
         pair.settimeout(_PATIENCE)
         try:
             while True:
-                data, descriptors, _, _ = socket.recv_fds(pair, _MESSAGE, 253, socket.MSG_CMSG_CLOEXEC)
+                data, descriptors, flags, _ = socket.recv_fds(pair, _MESSAGE, 253, socket.MSG_CMSG_CLOEXEC)
                 if not data:
                     raise HandoverError("the daemon that runs has ended")
+                self.given.setdefault("", []).extend(descriptors)
+                if flags & (socket.MSG_CTRUNC | socket.MSG_TRUNC):
+                    raise HandoverError("not all that was handed over could be taken: too few descriptors may be open here")
                 word = msgspec.json.decode(data, type=Word)
                 if word.kind == "lent":
                     break
-                self.given.setdefault(word.name, []).extend(descriptors)
-        except (OSError, msgspec.MsgspecError) as error:
+                self.given.setdefault(word.name, []).extend(self.given.pop(""))
+        except (OSError, msgspec.MsgspecError, HandoverError) as error:
+            pair.close()
+            for descriptor in itertools.chain.from_iterable(self.given.values()):
+                os.close(descriptor)
             raise HandoverError(f"nothing was handed over: {error}") from error
+        for descriptor in self.given.pop(""):  # beside the last word there is none
+            os.close(descriptor)
         self.captured, self.identities = word.captured, word.identities
         pair.setblocking(False)
         self._stream = trio.socket.from_stdlib_socket(pair)
@@ -83,10 +92,11 @@ class Predecessor:
         word = Word("unwell", why=fault) if fault else Word("well", version=version)
         with contextlib.suppress(OSError):
             await self._stream.send(msgspec.json.encode(word))
-        data = b""
-        with contextlib.suppress(OSError):
-            data = await self._stream.recv(_MESSAGE)
-        if not data or msgspec.json.decode(data, type=Word).kind != "go":
+        answer = Word("")
+        with contextlib.suppress(OSError, msgspec.MsgspecError):
+            answer = msgspec.json.decode(await self._stream.recv(_MESSAGE), type=Word)
+        if fault or answer.kind != "go":
+            self._stream.close()
             raise HandoverError(fault or "the daemon that runs did not want us")
         _end_with_parent(0)
 
@@ -98,7 +108,10 @@ class Predecessor:
 
 
 def _end_with_parent(number: int) -> None:
-    """Have the kernel send us a signal when our parent ends, also one that hangs; 0: no more of that (PR_SET_PDEATHSIG, prctl(2))."""
+    """Have the kernel send us a signal when our parent ends, also one that hangs; 0: no more of that (PR_SET_PDEATHSIG, prctl(2)).
+
+    "Parent" is the thread that started us: the daemon does that in its main one.
+    """
     _libc.prctl(_PR_SET_PDEATHSIG, number)
 
 
@@ -168,7 +181,8 @@ class Successor:
         """Let it accept, and wait until it does. Raises HandoverError when it ended."""
         with contextlib.suppress(OSError):
             await self._stream.send(msgspec.json.encode(Word("go")))
-        await self._hear()
+        if (word := await self._hear()).kind != "gone":
+            raise HandoverError(f"it said {word.kind[:20]!r} instead of taking over")
 
     def part(self) -> None:
         """It goes on without us."""

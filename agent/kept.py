@@ -26,23 +26,28 @@ log = logging.getLogger("edgemesh.kept")
 class Kept:
     """By name: what was given to us and nobody has asked for yet, and what we hold."""
 
-    def __init__(self, given: Mapping[str, list[int]] | None = None, supervisor: Supervisor | None = None) -> None:
-        """`given`: descriptors, ours from now on. What is no socket is closed."""
+    def __init__(self, given: Mapping[str, list[int]] | None = None, supervisor: Supervisor | None = None, silent: bool = False) -> None:
+        """`given`: descriptors, ours from now on. What is no socket is closed.
+
+        `silent`: what the manager keeps is another daemon's affair until `speak`, which may go on without us.
+        """
         self.supervisor = supervisor or Supervisor({})
+        self._silent = silent
         self._waiting: dict[str, list[socket.socket]] = {}
         self._held: dict[str, list[socket.socket]] = {}
-        self._stored: dict[str, set[str]] = {}  # the names with births under which the manager has them, by name
-        self._births: dict[int, Cgroup | None] = {}  # by inode: all duplicates of a socket have the same
+        self._stored: dict[str, dict[str, set[int]]] = {}  # by name: what the manager keeps, by name with birth: inodes
+        self._births: dict[int, Cgroup | None] = {}  # by inode: all copies of a socket have the same
         self._own: Cgroup | None = None
+        self._listening: list[socket.socket] = []  # those that listener() made or found, and nobody else closes
         for full, descriptors in (given or {}).items():
             name, birth = _split(full)
             found = [sock for sock in map(_socket, descriptors) if sock is not None]
-            self._births.update((_inode(sock), birth) for sock in found)
-            self._stored.setdefault(name, set()).add(full)
+            self._births.update((_which(sock), birth) for sock in found)
             if found:
                 self._waiting.setdefault(name, []).extend(found)
-            elif name not in self._waiting:
-                self._forget(name)
+                self._stored.setdefault(name, {})[full] = set(map(_which, found))
+            elif not silent:
+                self.supervisor.forget(full)
 
     def __repr__(self) -> str:
         return f"<Kept {len(self._held)} held, {len(self._waiting)} waiting>"
@@ -60,6 +65,11 @@ class Kept:
         """What was kept under that name; the caller's from now on."""
         return self._waiting.pop(name, [])
 
+    def give_back(self, name: str, sockets: Iterable[socket.socket]) -> None:
+        """What was taken, and could not be used yet: for who asks next, since nobody else could listen at these addresses meanwhile."""
+        if given := list(sockets):
+            self._waiting[name] = given
+
     def hold(self, name: str, sockets: Iterable[socket.socket]) -> None:
         """Keep these, and nothing else, under that name. They stay the caller's."""
         wanted = [sock for sock in sockets if sock.fileno() >= 0]
@@ -67,18 +77,40 @@ class Kept:
         if before is not None and {s.fileno() for s in before} == {s.fileno() for s in wanted}:
             return
         self._held[name] = wanted
-        self._forget(name)
-        for full, descriptors in self._by_birth(name).items():
-            self._stored.setdefault(name, set()).add(full)
-            self.supervisor.store(full, descriptors)
+        self._settle(name)
+
+    def _settle(self, name: str) -> None:
+        """Have the manager keep what is held under that name."""
+        if self._silent or not self.supervisor.address:
+            return
+        wanted, stored = self._by_birth(name), self._stored.pop(name, {})
+        for full in sorted({*wanted, *stored}):
+            which, kept = wanted.get(full, {}), stored.get(full, set())
+            # One of several cannot be let go of alone. Where none has to be, nothing is: should we be killed in between, callers that
+            # wait in them would be refused.
+            if not kept <= which.keys():
+                self.supervisor.forget(full)
+                kept = set()
+            if new := [number for inode, number in which.items() if inode not in kept]:
+                self.supervisor.store(full, new)
+        if wanted:
+            self._stored[name] = {full: set(which) for full, which in wanted.items()}
+
+    def speak(self) -> None:
+        """The manager keeps what is ours from now on."""
+        self._silent = False
+        for name in {*self._stored, *self._held} - {*self._waiting}:
+            self._settle(name)
 
     def listener(self, name: str, address: tuple[str, int], backlog: int) -> trio.SocketListener:
         """One that listens at `address`, for who serves it to close: of the socket that was kept, or of a new one. Raises OSError."""
-        for sock in (*self._held.get(name, ()), *self.take(name)):
-            if sock.getsockname()[:2] == address:
-                break
-            sock.close()
-        else:
+        sock = None
+        for old in (*self._held.get(name, ()), *self.take(name)):
+            if sock is None and old.getsockname()[:2] == address:
+                sock = old
+            else:
+                old.close()
+        if sock is None:
             sock = socket.socket(socket.AF_INET6 if ":" in address[0] else socket.AF_INET, socket.SOCK_STREAM)
             try:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -87,6 +119,7 @@ class Kept:
             except OSError:
                 sock.close()
                 raise
+        self._listening = [*(other for other in self._listening if other is not sock and other.fileno() >= 0), sock]
         self.hold(name, [sock])
         sock.setblocking(False)
         return trio.SocketListener(trio.socket.from_stdlib_socket(sock.dup()))
@@ -94,7 +127,7 @@ class Kept:
     def drop(self, name: str) -> None:
         """Keep nothing under that name any more. Sockets that keep a namespace alive are to go with it."""
         if self._held.pop(name, None) is not None:
-            self._forget(name)
+            self._settle(name)
 
     def forget_rest(self) -> None:
         """Close what nobody asked for: its workload is gone, or another's now."""
@@ -102,26 +135,30 @@ class Kept:
             log.info("%s: nobody wants it any more", name)
             for sock in sockets:
                 sock.close()
-            if name not in self._held:
-                self._forget(name)
+        names = list(self._waiting)
+        self._waiting.clear()
+        for name in names:
+            self._settle(name)
+
+    def close(self) -> None:
+        """At the end of this process, or before: close what is nobody else's. What the service manager keeps it keeps."""
+        for sock in (*self._listening, *(sock for sockets in self._waiting.values() for sock in sockets)):
+            sock.close()
+        self._listening.clear()
         self._waiting.clear()
 
     def everything(self) -> dict[str, list[int]]:
         """What we hold, for a successor."""
-        return {full: descriptors for name in self._held for full, descriptors in self._by_birth(name).items()}
+        return {full: list(which.values()) for name in self._held for full, which in self._by_birth(name).items()}
 
-    def _by_birth(self, name: str) -> dict[str, list[int]]:
-        """What is held under a name, by the name with the birth."""
-        found: dict[str, list[int]] = {}
-        for sock in self._held[name]:
+    def _by_birth(self, name: str) -> dict[str, dict[int, int]]:
+        """What is held under a name, by the name with the birth: descriptors by inode."""
+        found: dict[str, dict[int, int]] = {}
+        for sock in self._held.get(name, ()):
             if sock.fileno() >= 0:
-                birth = self._births.setdefault(_inode(sock), self._own)
-                found.setdefault(f"{name} @{birth.level}.{birth.id}" if birth else name, []).append(sock.fileno())
+                birth = self._births.setdefault(_which(sock), self._own)
+                found.setdefault(f"{name} @{birth.level}.{birth.id}" if birth else name, {})[_which(sock)] = sock.fileno()
         return found
-
-    def _forget(self, name: str) -> None:
-        for full in sorted(self._stored.pop(name, {name})):
-            self.supervisor.forget(full)
 
 
 def _split(full: str) -> tuple[str, Cgroup | None]:
@@ -132,7 +169,8 @@ def _split(full: str) -> tuple[str, Cgroup | None]:
     return full, None
 
 
-def _inode(sock: socket.socket) -> int:
+def _which(sock: socket.socket) -> int:
+    """The same for all copies of one socket."""
     return os.fstat(sock.fileno()).st_ino
 
 

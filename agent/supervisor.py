@@ -22,14 +22,17 @@ _LONGEST = 255  # of a name
 
 
 class Supervisor:
-    """The service manager's side of this process. `environment` is read once; what concerns only this process is taken out of it."""
+    """The service manager's side of this process. `environment` is read once; what concerns only this process is taken out of it.
+
+    A successor speaks before it is the main process, so the manager has to listen to all of the service: NotifyAccess=all.
+    """
 
     def __init__(self, environment: dict[str, str] | os._Environ[str] = os.environ) -> None:
         address = environment.get("NOTIFY_SOCKET", "")
         self.address = f"\0{address[1:]}" if address.startswith("@") else address
         self.given = _given(environment)
         mine = environment.pop("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
-        period = environment.pop("WATCHDOG_USEC", "")
+        period = environment.get("WATCHDOG_USEC", "")  # stays: a successor is watched over as well
         self.watchdog = int(period) / 1e6 if period.isdigit() and mine else 0.0  # seconds; 0: nobody watches
         self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) if self.address else None
 

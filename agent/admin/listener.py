@@ -33,6 +33,10 @@ class AdminSocket:
 
         Raises AdminSocketError: another daemon is alive, or the path is not usable.
         """
+        for other, descriptors in (lent or {}).items():
+            if other.startswith("admin ") and other not in (f"admin {path}", f"admin {path} lock"):
+                for descriptor in descriptors:  # of a path that this version reads otherwise
+                    os.close(descriptor)
         self.kept = False  # another daemon has it now: what is at the path is not to be removed
         name = f"admin {path}"
         if lent and len(lent.get(f"{name} lock", ())) == 1 and len(lent.get(name, ())) == 1:

@@ -14,8 +14,8 @@ from agent.commands import NO, OK, USAGE
 from agent.config import SOCKET, environment
 from agent.ota.bundle import HEAD as BUNDLE_HEAD
 from agent.ota.bundle import BundleError, Manifest, find, read_head, read_manifest, whole_size
-from agent.ota.fetch import FetchError, fetch
-from agent.ota.releases import ReleaseError, Releases
+from agent.ota.fetch import FetchError, fetch, forget
+from agent.ota.releases import AlteredError, ReleaseError, Releases
 from agent.ota.trust import Keys, Trust, TrustError
 
 STATE = "/var/lib/edgemesh"
@@ -30,8 +30,11 @@ class _Refused(Exception):  # noqa: N818
 def update(arguments: Namespace) -> int:
     words: list[str] = arguments.words
     state = Path(arguments.state or STATE)
-    verbs = {"status": _status, "history": _history, "rollback": _rollback, "trust": _trust}
+    readers = {"status": _status, "history": _history}
+    verbs = {"rollback": _rollback, "trust": _trust}
     try:
+        if words[0] in readers:
+            return readers[words[0]](state, words[1:], arguments)
         if words[0] in verbs:
             with Releases(state).alone():
                 return verbs[words[0]](state, words[1:], arguments)
@@ -58,6 +61,9 @@ def family(machine: str = "") -> str:
 
 def _update(state: Path, source: str, arguments: Namespace) -> int:
     releases, trust = Releases(state), Trust(state)
+    running = _running(releases)
+    if running is not None:
+        trust.came_to(running)  # whoever took it up may have been killed before he wrote that down
     keys = trust.keys().keys
     if not keys:
         raise _Refused("this box trusts no key yet, and so no bundle; edgemesh update trust KEY")
@@ -65,26 +71,32 @@ def _update(state: Path, source: str, arguments: Namespace) -> int:
     if got.received or got.resumed:
         print(f"{got.received} bytes received{f', after {got.resumed} before' if got.resumed else ''}")
     with got.path.open("rb") as bundle:
-        data = bundle.read(BUNDLE_HEAD)
-        head = read_head(data)
-        manifest = read_manifest(data + bundle.read(head.size - len(data)), keys)
+        try:
+            data = bundle.read(BUNDLE_HEAD)
+            head = read_head(data)
+            manifest = read_manifest(data + bundle.read(head.size - len(data)), keys)
+            if (size := got.path.stat().st_size) != whole_size(manifest, head):
+                raise BundleError(f"it is cut off, or something was added: {size} bytes instead of {whole_size(manifest, head)}")
+        except BundleError:
+            forget(trust.folder)  # what is kept of it would be no better the next time
+            raise
         file, at = find(manifest, head, family())
-        if (size := got.path.stat().st_size) != whole_size(manifest, head):
-            raise BundleError(f"it is cut off, or something was added: {size} bytes instead of {whole_size(manifest, head)}")
-        running = _running(releases)
-        trust.admit(manifest, running.epoch if running else 0, arguments.downgrade)
+        # A manifest that cannot be read any more must not lock the box out.
+        trust.admit(manifest, running.epoch if running else trust.epoch(), arguments.downgrade)
         if running is not None and manifest.epoch < running.rollback:
             raise BundleError(f"edgemesh {running.version} wrote what releases before epoch {running.rollback} cannot read")
         bundle.seek(at)
-        name = releases.stage(bundle, file, manifest)
+        try:
+            name = releases.stage(bundle, file, manifest)
+        except AlteredError:
+            forget(trust.folder)
+            raise
     if name == releases.current():
         print(f"edgemesh {manifest.version} runs here already")
     else:
         _take_up(releases, name, manifest, "update", arguments)
     trust.came_to(manifest)
-    if "://" in source:
-        for path in trust.folder.glob("fetched-*"):
-            path.unlink()
+    forget(trust.folder)
     releases.prune()
     return OK
 
@@ -166,8 +178,14 @@ def _trust(state: Path, words: list[str], arguments: Namespace) -> int:
         if not isinstance(key, Ed25519PublicKey):
             raise _Refused(f"{word}: this is no Ed25519 key")
         keys.append(key.public_bytes_raw())
-    trust = Trust(state)
-    trust.write(Keys(0, tuple(keys)))
+    trust, running = Trust(state), _running(Releases(state))
+    # No list that came before overrules this one.
+    try:
+        serial = trust.keys().serial
+    except TrustError:
+        serial = 0  # it cannot be read, and this is how it is mended
+    serial = max(serial, running.key_serial if running else 0)
+    trust.write(Keys(serial, tuple(keys)))
     print(f"bundles are taken that one of these signed: {', '.join(key.hex()[:16] for key in keys)}")
     return OK
 

@@ -31,8 +31,8 @@ def identify(folder: Path, root: Path) -> Cgroup:
 def own(name: str, predecessor: int = 0) -> tuple[Cgroup, Path] | None:
     """A cgroup that holds this process and no other program: our systemd service's, else `edgemesh-NAME`, made and entered.
 
-    None where that cannot be (no cgroup2, no right to make one): the mark must do. `predecessor` may be in it too: the daemon that
-    hands over to us.
+    None where that cannot be (no cgroup2, no right to make one): the mark must do. `predecessor`: the daemon that hands over to us. It is
+    in it too, and so may be those before it whose last connections have not ended.
     """
     root = mount()
     if root is None or not _depth_is_true():
@@ -43,7 +43,7 @@ def own(name: str, predecessor: int = 0) -> tuple[Cgroup, Path] | None:
             # Whatever else is in it, or below it, would be taken for us. A predecessor there has looked already: what else there is
             # now came with it, such as one before it that lets its last connections end.
             inside = set(processes(service))
-            if predecessor in inside or inside == {os.getpid()}:
+            if predecessor in inside or inside <= {os.getpid()}:
                 return identify(service, root), service
     made = folder(root, name)
     try:

@@ -33,7 +33,7 @@ class Place:
             self.namespace = netns.Namespace(path)
             undo.callback(self.namespace.close)
             given = capture.kept.take(self.name)
-            undo.callback(_close, given)
+            undo.callback(capture.kept.give_back, self.name, given)
             owner = next((sock for sock in given if sock.family == socket.AF_NETLINK), None)
             with self.namespace.entered():
                 self.older = 0 if given else powers.established(structs.astuple(self._ports))

@@ -163,7 +163,7 @@ class Host:
         assert self.table is not None
         assert self.capture.ours is not None
         config = self.capture.config
-        if units != self._in_force:
+        if units != self._in_force or self.table.lent:
             capture = self.capture
             self.table.put(host_ruleset(capture.marks, self.capture.ours, units, config.service_range, config.dns.enabled, capture.earlier))
             self._in_force = units

@@ -26,8 +26,8 @@ class ChangeError(Exception):
 async def take_up(daemon: Daemon, name: str) -> str:
     """Let the release of that name take over from `daemon`. Answers its version. Raises ChangeError."""
     releases = Releases(Path(daemon.config.state_dir))
-    before = releases.current(), releases.previous()
     still = f"edgemesh {daemon.version} goes on as before"
+    before: tuple[str, str] | None = None
 
     def commit(version: str) -> None:
         try:
@@ -36,10 +36,15 @@ async def take_up(daemon: Daemon, name: str) -> str:
             raise HandoverError(str(error)) from error
 
     try:
+        before = releases.current(), releases.previous()
         command = await trio.to_thread.run_sync(releases.command, name)
         return await daemon.hand_over(command, commit)
-    except (ReleaseError, HandoverError) as error:
-        if releases.current() != before[0]:  # it proved well, and ended before it served
+    except BaseException as error:
+        # It proved well, and ended before it served; or we are told to stop in the middle.
+        if before is not None:
             with contextlib.suppress(ReleaseError):
-                await trio.to_thread.run_sync(releases.restore, *before)
-        raise ChangeError(f"release {name} did not take over: {error}", still) from error
+                if releases.current() != before[0]:
+                    releases.restore(*before)
+        if isinstance(error, ReleaseError | HandoverError):
+            raise ChangeError(f"release {name} did not take over: {error}", still) from error
+        raise

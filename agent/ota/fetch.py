@@ -8,20 +8,23 @@ from __future__ import annotations
 
 import hashlib
 import http.client
-import os
+import shutil
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, BinaryIO
 
 from msgspec import Struct
 
 from agent.ota.bundle import FAMILIES, MOST_FILE
+from agent.ota.trust import make
 
 _BLOCK = 1 << 16
 _TIMEOUT = 60.0  # seconds without a byte
 _TRIES = 5  # times in a row without one byte more
+_SPOKEN = ("https://", "http://")
 _MOST = len(FAMILIES) * MOST_FILE + (1 << 20)
 
 
@@ -45,17 +48,33 @@ def fetch(source: str, folder: Path, rate: int = 0, told: Callable[[int, int], N
         if not path.is_file():
             raise FetchError(f"{source}: there is no such file")
         return Fetched(path, 0, 0)
-    if not source.startswith(("https://", "http://")):
+    if not source.startswith(_SPOKEN):
         raise FetchError(f"{source}: only https:// and http:// are spoken")
+    if not source.isascii() or not source.isprintable() or " " in source:
+        raise FetchError(f"{source!r}: this is no URL")
     name = hashlib.sha256(source.encode()).hexdigest()[:16]
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        for path in folder.glob("fetched-*"):  # of other bundles, begun and given up
-            if name not in path.name:
-                path.unlink()
+        make(folder, 0o700)
+        forget(folder, but=f"fetched-{name}")  # other bundles, begun and given up
         return _Transfer(source, folder / f"fetched-{name}", rate, told).run()
     except OSError as error:
         raise FetchError(f"{folder}: {error.strerror or error}") from error
+
+
+def forget(folder: Path, but: str = "nothing") -> None:
+    """Remove what was fetched: it is installed, or no good. Raises OSError."""
+    for path in folder.glob("fetched-*"):
+        if not path.name.startswith(but):
+            path.unlink()
+
+
+class _Redirects(urllib.request.HTTPRedirectHandler):
+    """Follows to http:// and https:// only; to the former from the latter too, since it is the signature that decides."""
+
+    def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> urllib.request.Request | None:
+        if not newurl.startswith(_SPOKEN):
+            raise FetchError(f"{req.full_url}: it leads to {newurl[:200]}, and only https:// and http:// are spoken")
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
 class _Transfer:
@@ -64,22 +83,29 @@ class _Transfer:
     def __init__(self, url: str, path: Path, rate: int, told: Callable[[int, int], None]) -> None:
         self._url, self.path, self._rate, self._told = url, path, rate, told
         self._mark = path.with_name(f"{path.name}.etag")
+        self._opener = urllib.request.build_opener(_Redirects)
         self._received = 0
+        self._resumed = 0
 
     def run(self) -> Fetched:
-        resumed = self._have()
+        self._resumed = self._have()
         failures = 0
         while True:
             before = self._received
             try:
                 self._once()
-                return Fetched(self.path, self._received, resumed)
+                return Fetched(self.path, self._received, self._resumed)
             except urllib.error.HTTPError as error:
-                if error.code == 416:  # it has another length now (RFC 9110 section 15.5.17)
-                    self.path.unlink(missing_ok=True)
+                error.close()
+                if error.code == 416:
+                    if self._is_whole(error.headers.get("Content-Range", "")):
+                        return Fetched(self.path, self._received, self._resumed)
+                    self._begin_anew()
                 elif error.code < 500:
                     raise FetchError(f"{self._url}: the server says {error.code} {error.reason}") from error
                 reason = f"{error.code} {error.reason}"
+            except (ValueError, http.client.InvalidURL) as error:
+                raise FetchError(f"{self._url}: {error}") from error
             except (OSError, http.client.HTTPException) as error:
                 reason = str(getattr(error, "reason", "") or error)
             failures = failures + 1 if self._received == before else 0
@@ -90,36 +116,55 @@ class _Transfer:
     def _have(self) -> int:
         return self.path.stat().st_size if self.path.exists() else 0
 
+    def _is_whole(self, told: str) -> bool:
+        """After 416: nothing comes behind what we have. The version is still ours, or it would be 200 (RFC 9110 sections 13.1.5, 14.4)."""
+        return told.replace(" ", "") == f"bytes*/{self._have()}"
+
+    def _begin_anew(self) -> None:
+        self.path.unlink(missing_ok=True)
+        self._mark.unlink(missing_ok=True)
+        self._resumed = 0
+
     def _once(self) -> None:
         """One connection. Raises OSError when it broke off."""
         have = self._have()
         mark = self._mark.read_text("utf-8") if have and self._mark.exists() else ""
-        if have and not mark:  # the server gave no name to that version: it may be another now
-            have = 0
         request = urllib.request.Request(self._url, headers={"User-Agent": "edgemesh", "Accept-Encoding": "identity"})  # noqa: S310 - fetch looked at the scheme
-        if have:
+        if have and mark:  # without a name for that version it may be another now
             request.add_header("Range", f"bytes={have}-")  # RFC 9110 section 14.2
             request.add_header("If-Range", mark)
-        with urllib.request.urlopen(request, timeout=_TIMEOUT) as answer:  # noqa: S310
+        with self._opener.open(request, timeout=_TIMEOUT) as answer:
+            tag = answer.headers.get("ETag", "")
             if answer.status != 206:
+                self._begin_anew()
                 have = 0
+            elif tag != mark or not answer.headers.get("Content-Range", "").startswith(f"bytes {have}-"):
+                self._begin_anew()
+                raise ConnectionError("the server sent another part than was asked for")
             length = answer.headers.get("Content-Length", "")
-            whole = have + int(length) if length.isdigit() else 0
+            whole = have + int(length) if length.isascii() and length.isdigit() and len(length) < 20 else 0
             if whole > _MOST:
                 raise FetchError(f"{self._url}: {whole} bytes are no bundle")
-            tag = answer.headers.get("ETag", "")
-            self._mark.write_text("" if tag.startswith("W/") else tag)  # a weak one cannot be resumed by
-            with open(self.path, "ab" if have else "wb") as out:
-                self._copy(answer, out.fileno(), have, whole)
+            if whole - have > (free := shutil.disk_usage(self.path.parent).free):
+                raise FetchError(f"{self._url}: {(whole - have) >> 10} KiB are to come, and {free >> 10} are free in {self.path.parent}")
+            # The name comes after the old bytes have gone: it must never stand beside those of another version.
+            self._mark.write_text("" if tag.startswith("W/") else tag, "utf-8")  # a weak one cannot be resumed by
+            with open(self.path, "ab") as out:
+                self._copy(answer, out, have, whole)
 
-    def _copy(self, answer: http.client.HTTPResponse, out: int, have: int, whole: int) -> None:
+    def _copy(self, answer: http.client.HTTPResponse, out: BinaryIO, have: int, whole: int) -> None:
         began, got = time.monotonic(), 0
         while block := answer.read1(_BLOCK):
-            os.write(out, block)
-            got += len(block)
             self._received += len(block)
+            got += len(block)
             if have + got > _MOST:
+                self._begin_anew()
                 raise FetchError(f"{self._url}: it does not end")
+            try:
+                out.write(block)
+                out.flush()
+            except OSError as error:  # trying again would only pay for the bytes again
+                raise FetchError(f"{self.path}: {error.strerror}") from error
             self._told(have + got, whole)
             if self._rate:
                 time.sleep(max(0.0, got / self._rate - (time.monotonic() - began)))

@@ -1,8 +1,8 @@
 """What is installed: STATE/releases holds one directory for each release, `current` is a link to one of them.
 
 Every step leaves either what was before or what comes after, whenever the power fails: a release is written beside, made to last
-(fsync) and then gets its name; `current` is exchanged by one rename. What was begun and not ended has a name that begins with a dot
-and is swept away by the next.
+(fsync) and then gets its name; `current` is exchanged by one rename. A release that was damaged is mended in place, file by file: it may
+be the installed one. What was begun and not ended has a name that begins with a dot and is swept away by the next.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Any, BinaryIO
 import msgspec
 
 from agent.ota.bundle import File, Manifest
-from agent.ota.trust import sync, write_whole
+from agent.ota.trust import make, sync, write_whole
 
 FOLDER = "releases"
 PROGRAM = "edgemesh"
@@ -33,6 +33,10 @@ _MOST_HISTORY = 200  # lines that are kept
 
 class ReleaseError(Exception):
     """The releases cannot be read or changed; the message says what and why."""
+
+
+class AlteredError(ReleaseError):
+    """The bytes are not those that were signed."""
 
 
 class Releases:
@@ -48,13 +52,16 @@ class Releases:
     def alone(self) -> Iterator[None]:
         """While nobody else changes them."""
         with self._told(str(self.folder)):
-            self.folder.mkdir(mode=0o755, parents=True, exist_ok=True)
+            make(self.folder, 0o755)
             lock = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(lock)
+            why = "another update is under way" if isinstance(error, BlockingIOError) else error.strerror
+            raise ReleaseError(f"{self.folder}: {why}") from error
+        try:
             yield
-        except BlockingIOError as error:
-            raise ReleaseError(f"{self.folder}: another update is under way") from error
         finally:
             os.close(lock)
 
@@ -65,6 +72,7 @@ class Releases:
 
     def current(self) -> str:
         """The installed release; "" for none."""
+        # What cannot be read must not pass for none: prune would remove it.
         return self._read(_CURRENT)
 
     def previous(self) -> str:
@@ -82,9 +90,9 @@ class Releases:
         name = _name(manifest, file)
         at, new = self._path(name), self.folder / f".{name}.new"
         with self._told(name):
-            self.folder.mkdir(mode=0o755, parents=True, exist_ok=True)
+            make(self.folder, 0o755)
             self._sweep()
-            if self._is_whole(at / PROGRAM, file):
+            if self._is_whole(at / PROGRAM, file) and os.access(at / PROGRAM, os.X_OK):
                 write_whole(at / _MANIFEST, msgspec.json.encode(manifest))
                 return name
             free = shutil.disk_usage(self.folder).free
@@ -101,17 +109,21 @@ class Releases:
                     out.write(block)
                     left -= len(block)
                 if left:
-                    raise ReleaseError(f"it is cut off: {left} bytes of the file for {file.family} are missing")
+                    raise AlteredError(f"it is cut off: {left} bytes of the file for {file.family} are missing")
                 if digest.hexdigest() != file.sha256:
-                    raise ReleaseError(f"its file for {file.family} is not the one that was signed")
+                    raise AlteredError(f"its file for {file.family} is not the one that was signed")
                 out.flush()
-                os.fsync(out.fileno())
                 os.fchmod(out.fileno(), 0o755)
+                os.fsync(out.fileno())
             write_whole(new / _MANIFEST, msgspec.json.encode(manifest))
-            if at.exists():  # damaged, since it was not whole
-                shutil.rmtree(at)
-            new.rename(at)
-            sync(self.folder)
+            if at.is_dir():  # damaged, since it was not whole
+                for part in (PROGRAM, _MANIFEST):
+                    (new / part).rename(at / part)
+                sync(at)
+                new.rmdir()
+            else:
+                new.rename(at)
+                sync(self.folder)
         return name
 
     def adopt(self, program: Path, manifest: Manifest) -> str:
@@ -167,7 +179,7 @@ class Releases:
         line = {"time": int(time.time()), "what": what, "version": version, "outcome": outcome}
         path = self.folder / "history"
         with self._told(str(path)):
-            self.folder.mkdir(mode=0o755, parents=True, exist_ok=True)
+            make(self.folder, 0o755)
             lines = [*self._lines(), json.dumps(line)][-_MOST_HISTORY:]
             write_whole(path, "".join(f"{text}\n" for text in lines).encode())
 
@@ -193,10 +205,9 @@ class Releases:
         return self.folder / name
 
     def _read(self, link: str) -> str:
-        try:
+        with self._told(link), contextlib.suppress(FileNotFoundError, NotADirectoryError):
             return os.readlink(self.folder / link)
-        except OSError:
-            return ""
+        return ""
 
     def _link(self, link: str, name: str) -> None:
         new = self.folder / f".{link}.new"

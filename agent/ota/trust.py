@@ -37,6 +37,14 @@ def write_whole(path: Path, data: bytes, mode: int = 0o644) -> None:
     sync(path.parent)
 
 
+def make(folder: Path, mode: int) -> None:
+    """A directory, and those above it, that are there after a power cut too. Raises OSError."""
+    if not folder.is_dir():
+        make(folder.parent, mode)
+        folder.mkdir(mode=mode, exist_ok=True)
+        sync(folder.parent)
+
+
 def sync(folder: Path) -> None:
     """Make names in a directory last."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -68,7 +76,7 @@ class Trust:
 
     def write(self, keys: Keys) -> None:
         """Raises OSError."""
-        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make(self.folder, 0o700)
         write_whole(self.folder / "keys", "".join(f"{word}\n" for word in (keys.serial, *(key.hex() for key in keys.keys))).encode())
 
     def epoch(self) -> int:
@@ -83,7 +91,7 @@ class Trust:
 
     def came_to(self, manifest: Manifest) -> None:
         """A release has proved well: its epoch counts, and its list of keys when that is a newer one. Raises OSError, TrustError."""
-        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make(self.folder, 0o700)
         if manifest.epoch > self.epoch():
             write_whole(self.folder / "epoch", f"{manifest.epoch}\n".encode())
         if manifest.keys and manifest.key_serial > self.keys().serial:
@@ -98,7 +106,7 @@ class Trust:
             raise BundleError(
                 f"edgemesh {manifest.version} can be taken from epoch {manifest.minimum} on, and this box runs {running}: take a release between first"
             )
-        reached = self.epoch()
+        reached = max(self.epoch(), running)  # whoever was killed before he wrote it down
         if manifest.epoch < reached and by_name != manifest.version:
             raise BundleError(
                 f"edgemesh {manifest.version} (epoch {manifest.epoch}) is older than what ran here (epoch {reached}); to go back to it, say --downgrade {manifest.version}"

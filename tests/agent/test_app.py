@@ -55,6 +55,9 @@ class FakeGround:
     async def run(self) -> None:
         await trio.sleep_forever()
 
+    def lend(self) -> None:
+        self.events.append("lend")
+
     def release(self, open_node: bool) -> None:
         self.events.append("open" if open_node else "closed")
 

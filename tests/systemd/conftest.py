@@ -67,15 +67,13 @@ class Box:
         self.cgroup = cgroup2() / f"edgemesh-box-{os.getpid()}"  # the root of all that the box can see
         self.cgroup.mkdir()
         flags = ["--pid", "--mount", "--net", "--uts", "--ipc", "--cgroup", "--fork", "--kill-child"]
-        command = ["unshare", *flags, "bash", "-c", START, "box", str(INIT)]
+        enter = 'echo $$ >"$0/cgroup.procs" && exec unshare "$@"'
+        command = ["bash", "-c", enter, str(self.cgroup), *flags, "bash", "-c", START, "box", str(INIT)]
         with open(FILE, "rb") as file:
-            self.process = subprocess.Popen(command, stdin=file, preexec_fn=self._enter)
+            self.process = subprocess.Popen(command, stdin=file)
         self.init = 0
         self.wait(self._find, "systemd is PID 1")
         self.wait(lambda: self.run("systemctl", "is-active", "multi-user.target", check=False).stdout == "active\n", "the box is up")
-
-    def _enter(self):
-        (self.cgroup / "cgroup.procs").write_text("0")
 
     def _find(self):
         """PID 1 of the box, once it is systemd."""

@@ -12,7 +12,10 @@ from policy.model import Workload
 
 
 class Table:
-    owned = True
+    owned, lent = True, False
+
+    def lend(self):
+        self.lent = True
 
 
 class FakePlace:
@@ -23,6 +26,7 @@ class FakePlace:
             raise OSError(*self.refuse[path])
         self.workload, self.doors, self.fault, self.table = workload, object(), "", Table()
         self.namespace = type("Namespace", (), {"path": path, "id": ground.netns.identity(path)})
+        self.name = f"namespace {self.namespace.id[1]}"
         self.log = ["made"]
         self.made.append(self)
 

@@ -1,6 +1,7 @@
 """One captured namespace: its parts are asked for in order, and nothing stays open when one is refused."""
 
 import errno
+import socket
 
 import pytest
 
@@ -16,15 +17,21 @@ from policy.model import Exclusions, Workload
 
 
 class Closing:
+    family, open = socket.AF_INET, True
+
     def __init__(self, log, name):
         self.log, self.name = log, name
 
+    def fileno(self):
+        return id(self) if self.open else -1
+
     def close(self):
+        self.open = False
         self.log.append(f"{self.name} closed")
 
 
 class Namespace(Closing):
-    path = "/run/netns/a"
+    path, id = "/run/netns/a", (4, 26)
 
     def entered(self):
         return self
@@ -37,13 +44,18 @@ class Namespace(Closing):
 
 
 class Table(Closing):
-    owned, gaps, refuse = True, 0, None
+    owned, gaps, refuse, lent = True, 0, None, False
 
     def put(self, ruleset):
         if self.refuse:
             raise self.refuse
         self.log.append("rules")
         self.rulesets = [*getattr(self, "rulesets", []), ruleset]
+        self.lent = False
+
+    @property
+    def socket(self):
+        return self
 
     def repair(self):
         self.log.append("repair")
@@ -74,7 +86,7 @@ class Log(list):
 def log(monkeypatch):
     log = Log()
     monkeypatch.setattr(module.netns, "Namespace", lambda path: Namespace(log, "namespace"))
-    monkeypatch.setattr(module, "Table", lambda path: Table(log, "table"))
+    monkeypatch.setattr(module, "Table", lambda path, kept=None: Table(log, "table"))
     monkeypatch.setattr(Table, "refuse", None)
     monkeypatch.setattr(module.powers, "established", lambda ports: log.append("older") or 3)
     monkeypatch.setattr(module.route, "Routes", lambda *_: Routes(log, "routes"))

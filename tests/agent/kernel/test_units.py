@@ -13,10 +13,14 @@ from policy.model import Workload
 
 
 class FakeTable:
-    owned, gaps = True, 0
+    owned, gaps, lent = True, 0, False
 
     def __init__(self, name, kept=None):
         self.rulesets, self.log = [], []
+        self.socket = self
+
+    def fileno(self):
+        return -1 if "closed" in self.log else 7
 
     def put(self, ruleset):
         self.rulesets.append(ruleset)
