@@ -42,6 +42,7 @@ START = r"""
     mount -t tmpfs tmpfs /lib/systemd/system/sysinit.target.wants
     mount -t tmpfs tmpfs /lib/systemd/system/multi-user.target.wants
     printf '[Unit]\nDescription=The box is up\n' >/etc/systemd/system/multi-user.target
+    mount --make-rshared / # as systemd has it where it is no container's
     exec env -i container=edgemesh PATH=/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin "$1" --system --unit=multi-user.target --show-status=no --log-target=null
 """
 

@@ -125,6 +125,17 @@ def test_a_unit_is_captured_at_its_first_byte(box):
     assert set(re.findall("...", box.sh("cat /run/first"))) == {"403"}
 
 
+def test_a_namespace_that_comes_later_is_captured(box):
+    """The service sees what is mounted after its start, and may enter it."""
+    box.write("/etc/edgemesh/pump.yaml", manifests(workload("pump", systemdUnit="", netns="pump", addresses=["10.9.0.2"])))
+    box.sh("ip netns add pump; ip link add p0 type veth peer name eth0 netns pump; ip addr add 10.9.0.1/24 dev p0; ip link set p0 up")
+    box.sh("ip -n pump addr add 10.9.0.2/24 dev eth0; ip -n pump link set eth0 up; ip -n pump link set lo up")
+    box.wait(lambda: {w["workload"]: w["state"] for w in box.status()["workloads"]}["shop/pump"] == "captured", "it is captured")
+    assert "edgemesh" in box.sh("nsenter --net=/run/netns/pump nft list tables")
+    stock = json.loads(box.edgemesh("routes", "-o", "json").stdout)[0]["addresses"][0]
+    assert box.sh(f"nsenter --net=/run/netns/pump curl -s -m 5 -o /dev/null -w '%{{http_code}}' http://{stock}/") == "403"
+
+
 def test_a_unit_does_not_start_where_nothing_enforces(box):
     never, brief = "/run/systemd/system/edgemesh.service.d/never.conf", "/run/systemd/system/early.service.d/brief.conf"
     box.write(never, "[Unit]\nConditionPathExists=/nowhere\n")
@@ -196,11 +207,13 @@ def test_removed_it_leaves_nothing(box):
     assert box.edgemesh("remove", check=False).returncode == 1, "the authority is not thrown away by the way"
     said = box.edgemesh("remove", "--yes", check=False)
     assert said.returncode == 0, said.stderr
-    assert "early.yaml, shop.yaml are yours" in said.stdout
+    assert "early.yaml, pump.yaml, shop.yaml are yours" in said.stdout
     left = box.sh("find /etc /var /run /usr/local /root /home /tmp -name '*edgemesh*'").split()
     of_the_test = {box.file, "/etc/systemd/system/edgemesh.service.d", "/run/edgemesh.log", "/run/systemd/system/edgemesh.service.d"}
     assert set(left) - of_the_test == {"/etc/edgemesh"}
-    assert "edgemesh" not in box.sh("nft list tables; ip rule; ip -6 rule; ip route show table all")
+    assert "edgemesh" not in box.sh(
+        "nsenter --net=/run/netns/pump nft list tables; nft list tables; ip rule; ip -6 rule; ip route show table all"
+    )
     assert box.run("systemctl", "is-active", "edgemesh.service", check=False).stdout != "active\n"
     box.sh("systemctl restart till thief stock")
     box.wait(lambda: call(box, "thief") == 200, "without edgemesh everybody may call")
