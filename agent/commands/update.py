@@ -78,7 +78,8 @@ def _update(state: Path, source: str, arguments: Namespace) -> int:
             if (size := got.path.stat().st_size) != whole_size(manifest, head):
                 raise BundleError(f"it is cut off, or something was added: {size} bytes instead of {whole_size(manifest, head)}")
         except BundleError:
-            forget(trust.folder)  # what is kept of it would be no better the next time
+            if "://" in source:
+                forget(trust.folder)  # what is kept of it would be no better the next time
             raise
         file, at = find(manifest, head, family())
         # A manifest that cannot be read any more must not lock the box out.
@@ -89,7 +90,8 @@ def _update(state: Path, source: str, arguments: Namespace) -> int:
         try:
             name = releases.stage(bundle, file, manifest)
         except AlteredError:
-            forget(trust.folder)
+            if "://" in source:
+                forget(trust.folder)
             raise
     if name == releases.current():
         print(f"edgemesh {manifest.version} runs here already")
