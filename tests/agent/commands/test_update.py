@@ -104,6 +104,35 @@ def test_without_a_daemon_it_is_installed_and_that_is_said(box: Box, capsys: Sai
     assert current(box) == "1.0"
 
 
+def test_one_that_was_killed_is_waited_for(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its socket is left; the manager starts it anew. No release is installed unproved because of that."""
+    (box.folder / "s").touch()
+    box.daemon.error = client.NotRunning("killed")
+    slept = []
+
+    def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        assert box.releases.current() == ""
+        if len(slept) == 3:
+            box.daemon.error = None
+
+    monkeypatch.setattr(module.time, "sleep", sleep)
+    assert box.update(box.bundle("1.0", 1)) == OK
+    assert len(box.daemon.asked) == 4
+    assert box.releases.history()[-1]["outcome"] == "took over"
+
+
+def test_one_that_does_not_come_back_is_not_waited_for_without_end(box: Box, capsys: Said, monkeypatch: pytest.MonkeyPatch) -> None:
+    (box.folder / "s").touch()
+    box.daemon.error = client.NotRunning("killed")
+    now = iter(range(0, 1000, 5))
+    monkeypatch.setattr(module.time, "monotonic", lambda: float(next(now)))
+    monkeypatch.setattr(module.time, "sleep", lambda _: None)
+    assert box.update(box.bundle("1.0", 1)) == OK
+    assert "it has not proved well yet" in capsys.readouterr().out
+    assert len(box.daemon.asked) < 10
+
+
 def test_the_same_again_changes_nothing(box: Box, capsys: Said) -> None:
     bundle = box.bundle("1.0", 1)
     assert box.update(bundle) == box.update(bundle) == OK
