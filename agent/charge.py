@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from agent import health, httpd, thrift
-from agent.admin.api import PUBLIC, handler
+from agent.admin.api import ACTIONS, PUBLIC, handler
 from agent.admin.listener import AdminSocket
 from agent.handover import HandoverError, Predecessor, Successor
 
@@ -113,7 +113,9 @@ class Charge:
             self._accepting = trio.CancelScope()
             with self._accepting:
                 async with trio.open_nursery() as nursery:
-                    nursery.start_soon(httpd.serve, self._admin.listener(), handler(self._node), conversations, True)
+                    nursery.start_soon(
+                        httpd.serve, self._admin.listener(), handler(self._node, actions=tuple(ACTIONS)), conversations, True
+                    )
                     if (listener := self._node.metrics_listener()) is not None:
                         nursery.start_soon(httpd.serve, listener, handler(self._node, PUBLIC), conversations)
             while self._lending:  # noqa: ASYNC110 - once in a life

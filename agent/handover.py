@@ -32,6 +32,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 _PR_SET_PDEATHSIG = 1
 
 _VARIABLE = "EDGEMESH_HANDOVER"  # descriptor of the successor's end
+_MOST = 253  # descriptors in one message (SCM_MAX_FD)
 _AT_ONCE = 200  # descriptors in one message
 _MESSAGE = 1 << 20  # bytes
 _PATIENCE = 30.0  # seconds that a successor waits for what it is given
@@ -66,22 +67,25 @@ class Predecessor:
         pair.settimeout(_PATIENCE)
         try:
             while True:
-                data, descriptors, flags, _ = socket.recv_fds(pair, _MESSAGE, 253, socket.MSG_CMSG_CLOEXEC)
+                # Not socket.recv_fds: it drops its flags (Python 3.11), and our children would inherit all of them.
+                data, rights, flags, _ = pair.recvmsg(_MESSAGE, socket.CMSG_SPACE(_MOST * 4), socket.MSG_CMSG_CLOEXEC)
+                for level, kind, numbers in rights:
+                    if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+                        self.given.setdefault("", []).extend(array.array("i", numbers[: len(numbers) // 4 * 4]))
                 if not data:
                     raise HandoverError("the daemon that runs has ended")
-                self.given.setdefault("", []).extend(descriptors)
                 if flags & (socket.MSG_CTRUNC | socket.MSG_TRUNC):
                     raise HandoverError("not all that was handed over could be taken: too few descriptors may be open here")
                 word = msgspec.json.decode(data, type=Word)
                 if word.kind == "lent":
                     break
-                self.given.setdefault(word.name, []).extend(self.given.pop(""))
+                self.given.setdefault(word.name, []).extend(self.given.pop("", ()))
         except (OSError, msgspec.MsgspecError, HandoverError) as error:
             pair.close()
             for descriptor in itertools.chain.from_iterable(self.given.values()):
                 os.close(descriptor)
             raise HandoverError(f"nothing was handed over: {error}") from error
-        for descriptor in self.given.pop(""):  # beside the last word there is none
+        for descriptor in self.given.pop("", ()):  # beside the last word there is none
             os.close(descriptor)
         self.captured, self.identities = word.captured, word.identities
         pair.setblocking(False)

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import array
 import contextlib
+import fcntl
 import os
-import shlex
 import signal
 import socket
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -21,6 +22,15 @@ from pathlib import Path
 from typing import Any
 
 _FIRST = 3  # SD_LISTEN_FDS_START
+# LISTEN_PID and the descriptors' places are only known in the new process: this puts them there, and becomes the service.
+_BEGIN = (
+    sys.executable,
+    "-ISc",
+    "import os, sys\n"
+    "for at, number in enumerate(map(int, filter(None, sys.argv[1].split(',')))): os.dup2(number, 3 + at); os.close(number)\n"
+    "os.environ['LISTEN_PID'] = os.environ['WATCHDOG_PID'] = str(os.getpid())\n"
+    "os.execvp(sys.argv[2], sys.argv[2:])",
+)
 
 
 class Mailbox:
@@ -146,14 +156,10 @@ class Manager:
         environment = {**self._environment, **given}
         if self._watchdog:
             environment["WATCHDOG_USEC"] = str(int(self._watchdog * 1e6))
-        # LISTEN_PID and the descriptors' places are only known in the new process: a shell puts them there.
-        high = [_FIRST + len(numbers) + max([64, *numbers]) + at for at in range(len(numbers))]
-        moves = "".join(f" {_FIRST + at}<&{number} {number}<&-" for at, number in enumerate(high))
-        script = f"export LISTEN_PID=$$ WATCHDOG_PID=$$; exec{moves}; exec {shlex.join(self._command)}"
+        # Past the places that they are to have, wherever it is free: other threads open files too.
+        high = [fcntl.fcntl(number, fcntl.F_DUPFD, _FIRST + len(numbers) + 300) for number in numbers]
         try:
-            for number, to in zip(numbers, high, strict=True):
-                os.dup2(number, to, inheritable=True)
-            process = subprocess.Popen(["bash", "-c", script], env=environment, pass_fds=high, **self._options)
+            process = subprocess.Popen([*_BEGIN, ",".join(map(str, high)), *self._command], env=environment, pass_fds=high, **self._options)
         finally:
             for copy in high:
                 os.close(copy)

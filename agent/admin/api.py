@@ -129,12 +129,12 @@ ACTIONS: dict[str, View] = {
 PUBLIC = ("/metrics", "/ready")
 
 
-def handler(daemon: Daemon, paths: tuple[str, ...] = tuple(VIEWS)) -> Handler:
-    """Answers `paths` for httpd.serve."""
+def handler(daemon: Daemon, paths: tuple[str, ...] = tuple(VIEWS), actions: tuple[str, ...] = ()) -> Handler:
+    """Answers `paths` and, by POST, `actions` for httpd.serve."""
 
     async def answer(ask: Ask) -> Reply:
         if ask.method == "POST":
-            if ask.path not in ACTIONS:
+            if ask.path not in actions:
                 return failure(405, f"nothing can be done at {ask.path}, only read")
             return await ACTIONS[ask.path](daemon, ask)
         if ask.path not in paths:

@@ -20,6 +20,7 @@ from agent.ota.trust import Keys, Trust, TrustError
 
 STATE = "/var/lib/edgemesh"
 _FAMILIES = {"x86_64": "x86_64", "aarch64": "aarch64", "riscv64": "riscv64", "loongarch64": "loong64"}
+_RESTART = 15.0  # seconds for a daemon that was killed to be there again
 _WAIT = 600.0  # seconds for the daemon to hand over; its own deadline comes first
 
 
@@ -78,7 +79,8 @@ def _update(state: Path, source: str, arguments: Namespace) -> int:
             if (size := got.path.stat().st_size) != whole_size(manifest, head):
                 raise BundleError(f"it is cut off, or something was added: {size} bytes instead of {whole_size(manifest, head)}")
         except BundleError:
-            forget(trust.folder)  # what is kept of it would be no better the next time
+            if "://" in source:
+                forget(trust.folder)  # what is kept of it would be no better the next time
             raise
         file, at = find(manifest, head, family())
         # A manifest that cannot be read any more must not lock the box out.
@@ -89,7 +91,8 @@ def _update(state: Path, source: str, arguments: Namespace) -> int:
         try:
             name = releases.stage(bundle, file, manifest)
         except AlteredError:
-            forget(trust.folder)
+            if "://" in source:
+                forget(trust.folder)
             raise
     if name == releases.current():
         print(f"edgemesh {manifest.version} runs here already")
@@ -105,7 +108,7 @@ def _take_up(releases: Releases, name: str, manifest: Manifest, what: str, argum
     """Have the daemon hand over; where none runs, the release is the one of the next start."""
     releases.command(name)
     try:
-        client.post(arguments.socket or environment().socket or SOCKET, "/update", [("release", name)], _WAIT)
+        _ask(arguments.socket or environment().socket or SOCKET, name)
     except client.NotRunning:
         releases.switch(name)
         releases.record(what, manifest.version, "installed; no daemon ran")
@@ -116,6 +119,23 @@ def _take_up(releases: Releases, name: str, manifest: Manifest, what: str, argum
         raise _Refused(f"{error}\n  {getattr(error, 'hint', '')}".rstrip()) from error
     releases.record(what, manifest.version, "took over")
     print(f"edgemesh {manifest.version} runs")
+
+
+def _ask(socket: str, name: str) -> None:
+    """Raises what client.post does.
+
+    One that was killed leaves its socket, and is started anew in a moment: that one is to take the release up, and see whether it is
+    well, before it becomes the installed one.
+    """
+    until = time.monotonic() + _RESTART
+    while True:
+        try:
+            client.post(socket, "/update", [("release", name)], _WAIT)
+            return
+        except client.NotRunning:
+            if not Path(socket).exists() or time.monotonic() >= until:
+                raise
+            time.sleep(0.2)
 
 
 def _running(releases: Releases) -> Manifest | None:

@@ -43,7 +43,7 @@ async def take_up(daemon: Daemon, name: str) -> str:
         # It proved well, and ended before it served; or we are told to stop in the middle.
         if before is not None:
             with contextlib.suppress(ReleaseError):
-                if releases.current() != before[0]:
+                if (releases.current(), releases.previous()) != before:
                     releases.restore(*before)
         if isinstance(error, ReleaseError | HandoverError):
             raise ChangeError(f"release {name} did not take over: {error}", still) from error

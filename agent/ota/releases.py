@@ -158,6 +158,8 @@ class Releases:
         """Both links as they were; "" = there was none."""
         with self._told(current or "no release"):
             for link, name in ((_CURRENT, current), (_PREVIOUS, previous)):
+                if name == self._read(link):
+                    continue
                 if name:
                     self._link(link, name)
                 else:

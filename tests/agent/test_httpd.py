@@ -147,3 +147,69 @@ async def test_who_reads_no_answer_is_let_go(autojump_clock: MockClock, monkeypa
                 await stream.send_all(b"x")  # the other side is closed
         await stream.aclose()
         nursery.cancel_scope.cancel()
+
+
+# what changes something
+
+
+@asynccontextmanager
+async def doing() -> AsyncIterator[tuple[str, int]]:
+    async def act(ask: Ask) -> Reply:
+        return json_reply({"method": ask.method, "path": ask.path, "a": ask.get("a")})
+
+    (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(serve, listener, act, None, True)
+        yield listener.socket.getsockname()
+        nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("length", [b"", b"content-length: 0\r\n"])
+async def test_post_is_for_the_handler_where_that_was_said(length: bytes) -> None:
+    async with doing() as address:
+        found = await say(address, b"POST /update?a=1 HTTP/1.1\r\nhost: x\r\n" + length + b"\r\n" + GET)
+    assert found.count(b"HTTP/1.1 200 OK") == 2
+    assert b'{"method":"POST","path":"/update","a":"1"}' in found
+    assert b'{"method":"GET"' in found
+
+
+@pytest.mark.parametrize("method", [b"PUT", b"DELETE", b"PATCH", b"OPTIONS", b"post"])
+async def test_nothing_else_is_done(method: bytes) -> None:
+    async with doing() as address:
+        found = await say(address, method + b" /update HTTP/1.1\r\nhost: x\r\n\r\n")
+    assert found.partition(b"\r\n")[0].split()[1] in (b"405", b"400")
+    assert b'"method"' not in found
+
+
+@pytest.mark.parametrize("body", [b"content-length: 40\r\n\r\n" + b"x" * 40, b"transfer-encoding: chunked\r\n\r\n0\r\n\r\n"])
+async def test_a_body_is_refused_and_ends_the_connection(body: bytes) -> None:
+    """What follows could be read as a request of its own."""
+    async with doing() as address:
+        found = await say(address, b"POST /update HTTP/1.1\r\nhost: x\r\n" + body + GET, end=False)
+    assert found.startswith(b"HTTP/1.1 413 ")
+    assert found.count(b"HTTP/1.1") == 1
+
+
+async def test_who_was_in_the_middle_of_a_question_is_answered_although_nobody_accepts_any_more() -> None:
+    asked, go = trio.Event(), trio.Event()
+
+    async def slow(ask: Ask) -> Reply:
+        asked.set()
+        await go.wait()
+        return json_reply("done")
+
+    (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    address = listener.socket.getsockname()
+    async with trio.open_nursery() as conversations:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(serve, listener, slow, conversations)
+            stream = await trio.open_tcp_stream(*address)
+            await stream.send_all(GET)
+            await asked.wait()
+            nursery.cancel_scope.cancel()
+        with pytest.raises(OSError, match="connect"):
+            await trio.open_tcp_stream(*address)
+        go.set()
+        assert (await stream.receive_some()).endswith(b'"done"\n')
+        await stream.aclose()
+        conversations.cancel_scope.cancel()

@@ -5,9 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
+import pytest
 
-from agent.admin.api import PUBLIC, VIEWS, handler
+from agent.admin.api import ACTIONS, PUBLIC, VIEWS, handler
 from agent.httpd import Ask
+from agent.ota import change
+from agent.ota.change import ChangeError
 from nodeproxy.telemetry.report import Record
 from policy.snapshot import Snapshot
 
@@ -85,3 +88,40 @@ async def test_metrics_and_what_anybody_may_ask(daemon: Any) -> None:
     assert b"process_cpu_seconds_total" in reply.body
     reply = await public(Ask("/snapshot"))
     assert (reply.status, msgspec.json.decode(reply.body)["hint"]) == (404, "there are /metrics /ready")
+
+
+# what changes something
+
+
+async def post(daemon: Any, path: str, *query: tuple[str, str]) -> tuple[int, Any]:
+    reply = await handler(daemon, actions=tuple(ACTIONS))(Ask(path, query, "POST"))
+    return reply.status, msgspec.json.decode(reply.body)
+
+
+async def test_an_update_is_asked_for_by_post(daemon: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    async def take_up(node: Any, name: str) -> str:
+        asked.append((node, name))
+        if name == "bad":
+            raise ChangeError("release bad did not take over: it ended", "edgemesh 0.1.0 goes on as before")
+        return "2.0"
+
+    monkeypatch.setattr(change, "take_up", take_up)
+    assert await post(daemon, "/update", ("release", "2.0-abc")) == (200, {"version": "2.0"})
+    expected = {"error": "release bad did not take over: it ended", "hint": "edgemesh 0.1.0 goes on as before"}
+    assert await post(daemon, "/update", ("release", "bad")) == (409, expected)
+    await post(daemon, "/update")
+    assert asked == [(daemon, "2.0-abc"), (daemon, "bad"), (daemon, "")]
+
+
+async def test_nothing_else_is_done_by_post_and_nothing_by_get(daemon: Any) -> None:
+    for path in (*VIEWS, "/", "/Update", "/update/"):
+        assert (await post(daemon, path))[0] == 405
+    assert (await get(daemon, "/update"))[0] == 404
+
+
+async def test_nobody_changes_anything_where_everybody_may_ask(daemon: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(ACTIONS, "/update", None)  # type: ignore[arg-type]  # it would be called
+    for answer in (handler(daemon, PUBLIC), handler(daemon)):
+        assert (await answer(Ask("/update", method="POST"))).status == 405

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from agent.admin import client
-from agent.admin.client import Answered, Unreachable, get
+from agent.admin.client import Answered, NotRunning, Unreachable, get, post
 
 
 @contextmanager
@@ -89,3 +89,27 @@ def test_a_daemon_that_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         listener.listen()
         with pytest.raises(Unreachable, match="did not answer"):
             get(str(tmp_path / "s"), "/")
+
+
+def test_something_is_done(tmp_path: Path) -> None:
+    with server(tmp_path / "s", reply("200 OK", b'{"version": "2.0"}')) as asked:
+        assert post(str(tmp_path / "s"), "/update", [("release", "2.0-a&b")]) == {"version": "2.0"}
+    head, _, body = asked[0].partition(b"\r\n\r\n")
+    assert head.startswith(b"POST /update?release=2.0-a%26b HTTP/1.1\r\n")
+    assert body == b"", "the daemon takes none"
+
+
+def test_nobody_who_could_do_it_is_another_answer_than_one_who_does_not(tmp_path: Path) -> None:
+    with pytest.raises(NotRunning):
+        post(str(tmp_path / "s"), "/update")
+    with server(tmp_path / "s", b""), pytest.raises(Unreachable) as caught:
+        post(str(tmp_path / "s"), "/update")
+    assert not isinstance(caught.value, NotRunning), "or a release would be installed that nobody has seen work"
+
+
+def test_what_is_done_may_take_long(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "s"))
+        listener.listen()
+        with pytest.raises(Unreachable, match="within 0 s"):
+            post(str(tmp_path / "s"), "/update", timeout=0.01)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import socket
 import stat
@@ -76,3 +77,80 @@ def test_a_lock_that_is_a_link_is_not_followed(tmp_path: Path) -> None:
     with pytest.raises(AdminSocketError):
         AdminSocket(tmp_path / "s")
     assert (tmp_path / "precious").read_text() == "keep"
+
+
+# at an update
+
+
+def copies(admin: AdminSocket) -> dict[str, list[int]]:
+    """As they come to another process."""
+    return {name: [os.dup(number) for number in numbers] for name, numbers in admin.descriptors().items()}
+
+
+def held(path: Path) -> bool:
+    lock = os.open(f"{path}.lock", os.O_RDWR)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(lock)
+    return False
+
+
+def test_a_successor_has_the_same_socket_and_the_same_lock(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    old = AdminSocket(path)
+    inode = path.stat().st_ino
+    new = AdminSocket(path, copies(old))
+    assert path.stat().st_ino == inode
+    (tmp_path / "s.lock").write_text("7\nlonger than a pid")
+    new.own()
+    assert (tmp_path / "s.lock").read_text() == f"{os.getpid()}\n"
+    old.kept = True
+    old.close()
+    assert path.exists()
+    assert held(path)
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(str(path))
+    new.close()
+    assert not path.exists()
+    assert not held(path)
+
+
+def test_one_that_is_not_to_take_over_takes_nothing_away(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    old = AdminSocket(path)
+    new = AdminSocket(path, copies(old))
+    new.kept = True
+    new.close()
+    assert path.exists()
+    assert held(path)
+    old.close()
+
+
+@pytest.mark.parametrize("lacks", ["lock", "socket", "all"])
+def test_what_is_lent_in_part_is_not_enough(tmp_path: Path, lacks: str) -> None:
+    path = tmp_path / "s"
+    old = AdminSocket(path)
+    lent = copies(old)
+    for name in list(lent):
+        if lacks == "all" or name.endswith("lock") == (lacks == "lock"):
+            os.close(lent.pop(name)[0])
+    with pytest.raises(AdminSocketError, match="already running"):
+        AdminSocket(path, lent)
+    for (number,) in lent.values():
+        os.close(number)
+    old.close()
+
+
+def test_what_is_lent_for_another_path_is_closed(tmp_path: Path) -> None:
+    """The manifests say another one since."""
+    old = AdminSocket(tmp_path / "old")
+    new = AdminSocket(tmp_path / "new", copies(old))
+    old.kept = True
+    old.close()
+    assert not held(tmp_path / "old")
+    with socket.socket(socket.AF_UNIX) as client, pytest.raises(ConnectionRefusedError):
+        client.connect(str(tmp_path / "old"))
+    new.close()
