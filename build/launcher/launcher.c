@@ -466,7 +466,7 @@ int main(int argc, char **argv) {
     for (int i = 1; i < argc; i++) words[n++] = argv[i];
     clean_environment();
     setenv("EDGEMESH_EXE", self, 1);
-    setenv("LC_ALL", "C.UTF-8", 1); /* a locale that the bundle's C library does not have would end it */
+    setenv("LC_ALL", "C", 1); /* any other is a file that the box may lack, which would end the program; with it Python speaks UTF-8 */
     setenv("CRYPTOGRAPHY_OPENSSL_NO_LEGACY", "1", 1);
     execv(loader, words);
     die(loader, strerror(errno));
