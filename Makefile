@@ -4,10 +4,12 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 FAMILIES := x86_64 aarch64 riscv64 loong64
+VERSION := $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' agent/__init__.py)
+FILE = dist/edgemesh-$(VERSION)-linux-
 # Kernel rings need root. Without it, run inside user, network and mount namespaces of our own (see build/rootly).
 ROOTLY := build/rootly
 
-.PHONY: help demo test unit check bench native sanitize fuzz lock clean dist dist-all $(addprefix dist-,$(FAMILIES)) smoke
+.PHONY: help demo test unit check bench native sanitize fuzz lock clean dist dist-all $(addprefix dist-,$(FAMILIES)) smoke $(addprefix smoke-,$(FAMILIES)) netns-file
 .DEFAULT_GOAL := help
 
 help: ## what there is to make
@@ -61,6 +63,18 @@ dist-all: ## one file for each CPU family
 
 $(addprefix dist-,$(FAMILIES)): dist-%:
 	@PYTHON=$(PYTHON) build/dist $*
+
+smoke: smoke-x86_64 ## build the one file for x86_64 and try it in an empty root (smoke-FAMILY: emulated)
+	@:
+
+# An emulated family needs Linux 6.7, whose user namespaces have a binfmt_misc of their own.
+$(addprefix smoke-,$(FAMILIES)): smoke-%: $(VENV)/dev dist-%
+	@EDGEMESH_FILE=$(FILE)$* EDGEMESH_EMULATOR="$$(build/inputs fetch tools)/usr/bin/qemu-$(subst loong64,loongarch64,$*)" \
+	  $(ROOTLY) $(BIN)/python -m pytest -q tests/smoke $(ARGS)
+
+netns-file: $(VENV)/dev native dist-x86_64 ## the netns ring with the one file instead of the source tree
+	@build/need ip nft curl
+	@EDGEMESH_FILE=$(FILE)x86_64 $(ROOTLY) $(BIN)/python -m pytest -q tests/netns $(ARGS)
 
 lock: $(VENV)/dev ## resolve pyproject.toml's ranges to exact versions in build/requirements*.txt
 	@build/lock $(BIN)/python
