@@ -58,11 +58,12 @@ fuzz: ## ten million hostile inputs to the native lane, with sanitizers (COUNT=N
 dist: dist-x86_64 ## one file for x86_64, in dist/; dist-FAMILY for another, dist-all for aarch64, riscv64 and loong64 too
 	@:
 
-dist-all: ## one file for each CPU family
-	@PYTHON=$(PYTHON) build/dist $(FAMILIES)
+dist-all: $(VENV)/run ## one file for each CPU family
+	@PYTHON=$(BIN)/python build/dist $(FAMILIES)
 
-$(addprefix dist-,$(FAMILIES)): dist-%:
-	@PYTHON=$(PYTHON) build/dist $*
+# With the pip of .venv: a new Debian's python3 has none.
+$(addprefix dist-,$(FAMILIES)): dist-%: $(VENV)/run
+	@PYTHON=$(BIN)/python build/dist $*
 
 smoke: smoke-x86_64 ## build the one file for x86_64 and try it in an empty root (smoke-FAMILY: emulated)
 	@:
