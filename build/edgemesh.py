@@ -7,9 +7,6 @@ from pathlib import Path
 from agent import program
 from agent.cli import main
 
-# What the box tells its own Python is not for us: PYTHONINSPECT would end a good command with a traceback.
-for name in [name for name in os.environ if name.startswith("PYTHON")]:
-    del os.environ[name]
 # From the launcher, which starts us from a directory of its own; without one we are the file ourselves.
 program.file = Path(os.environ.pop("EDGEMESH_EXE", "") or os.readlink("/proc/self/exe"))
 sys.exit(main())

@@ -409,13 +409,14 @@ static int place(const char *base, char *path, size_t size) {
     return tree;
 }
 
-/* What the box tells its own loader and C library is not for the bundle's: its libraries are others. */
+/* What the box tells its own loader, C library and Python is not for the bundle's: its libraries are others, and PYTHONINSPECT would end
+ * every command with a traceback. */
 static void clean_environment(void) {
     static const char *const theirs[] = {"GLIBC_TUNABLES", "GCONV_PATH", "LOCPATH", "EDGEMESH_UNPACK", NULL};
     char name[256];
     for (char **one = environ; one != NULL && *one != NULL;) {
         size_t size = strcspn(*one, "=");
-        if (strncmp(*one, "LD_", 3) == 0 && size < sizeof name && (*one)[size] == '=') {
+        if ((strncmp(*one, "LD_", 3) == 0 || strncmp(*one, "PYTHON", 6) == 0) && size < sizeof name && (*one)[size] == '=') {
             memcpy(name, *one, size);
             name[size] = 0;
             if (unsetenv(name) == 0) {

@@ -455,6 +455,7 @@ def test_the_lock_is_the_only_descriptor_that_is_inherited(box):
 
 def test_what_the_box_tells_its_own_loader_is_not_passed_on(box, kind):
     given = {"LANG": "xx_XX.UTF-8", "LC_ALL": "xx_XX", "EDGEMESH_EXE": "/opt/evil", "EDGEMESH_NODE": "kept"}
+    given |= {"PYTHONINSPECT": "1", "PYTHONHOME": "/opt"}
     if kind == "plain":  # the sanitized one is not static, and would heed them itself
         given |= {"LD_PRELOAD": "/opt/evil.so", "LD_LIBRARY_PATH": "/opt", "LD_AUDIT": "/opt/evil.so", "LD_TRACE_LOADED_OBJECTS": "1"}
         given |= {"LD_BIND_NOW": "1", "GLIBC_TUNABLES": "glibc.malloc.check=3", "GCONV_PATH": "/opt", "LOCPATH": "/opt"}
