@@ -9,11 +9,11 @@ FILE = dist/edgemesh-$(VERSION)-linux-
 # Kernel rings need root. Without it, run inside user, network and mount namespaces of our own (see build/rootly).
 ROOTLY := build/rootly
 
-.PHONY: help demo test unit check bench native sanitize fuzz lock clean dist dist-all $(addprefix dist-,$(FAMILIES)) smoke $(addprefix smoke-,$(FAMILIES)) netns-file
+.PHONY: help demo test unit check bench native sanitize fuzz lock clean dist dist-all $(addprefix dist-,$(FAMILIES)) smoke $(addprefix smoke-,$(FAMILIES)) netns-file reproducible
 .DEFAULT_GOAL := help
 
 help: ## what there is to make
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 14
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 19
 
 $(VENV)/run: build/requirements.txt pyproject.toml build/venv
 	@build/venv $(PYTHON) $(VENV) build/requirements.txt
@@ -72,6 +72,9 @@ smoke: smoke-x86_64 ## build the one file for x86_64 and try it in an empty root
 $(addprefix smoke-,$(FAMILIES)): smoke-%: $(VENV)/dev dist-%
 	@EDGEMESH_FILE=$(FILE)$* EDGEMESH_EMULATOR="$$(build/inputs fetch tools)/usr/bin/qemu-$(subst loong64,loongarch64,$*)" \
 	  $(ROOTLY) $(BIN)/python -m pytest -q tests/smoke $(ARGS)
+
+reproducible: $(VENV)/run ## does the same source give the same file, elsewhere and with nothing cached? (FAMILY=x86_64)
+	@PYTHON=$(BIN)/python build/reproducible $(or $(FAMILY),x86_64)
 
 netns-file: $(VENV)/dev native dist-x86_64 ## the netns ring with the one file instead of the source tree
 	@build/need ip nft curl
