@@ -4,14 +4,16 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 FAMILIES := x86_64 aarch64 riscv64 loong64
+VERSION := $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' agent/__init__.py)
+FILE = dist/edgemesh-$(VERSION)-linux-
 # Kernel rings need root. Without it, run inside user, network and mount namespaces of our own (see build/rootly).
 ROOTLY := build/rootly
 
-.PHONY: help demo test unit check bench native sanitize fuzz lock clean dist dist-all $(addprefix dist-,$(FAMILIES)) smoke
+.PHONY: help demo test unit check bench native sanitize fuzz lock clean dist dist-all $(addprefix dist-,$(FAMILIES)) smoke $(addprefix smoke-,$(FAMILIES)) netns-file reproducible
 .DEFAULT_GOAL := help
 
 help: ## what there is to make
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 14
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 19
 
 $(VENV)/run: build/requirements.txt pyproject.toml build/venv
 	@build/venv $(PYTHON) $(VENV) build/requirements.txt
@@ -56,11 +58,27 @@ fuzz: ## ten million hostile inputs to the native lane, with sanitizers (COUNT=N
 dist: dist-x86_64 ## one file for x86_64, in dist/; dist-FAMILY for another, dist-all for aarch64, riscv64 and loong64 too
 	@:
 
-dist-all: ## one file for each CPU family
-	@PYTHON=$(PYTHON) build/dist $(FAMILIES)
+dist-all: $(VENV)/run ## one file for each CPU family
+	@PYTHON=$(BIN)/python build/dist $(FAMILIES)
 
-$(addprefix dist-,$(FAMILIES)): dist-%:
-	@PYTHON=$(PYTHON) build/dist $*
+# With the pip of .venv: a new Debian's python3 has none.
+$(addprefix dist-,$(FAMILIES)): dist-%: $(VENV)/run
+	@PYTHON=$(BIN)/python build/dist $*
+
+smoke: smoke-x86_64 ## build the one file for x86_64 and try it in an empty root (smoke-FAMILY: emulated)
+	@:
+
+# An emulated family needs Linux 6.7, whose user namespaces have a binfmt_misc of their own.
+$(addprefix smoke-,$(FAMILIES)): smoke-%: $(VENV)/dev dist-%
+	@EDGEMESH_FILE=$(FILE)$* EDGEMESH_EMULATOR="$$(build/inputs fetch tools)/usr/bin/qemu-$(subst loong64,loongarch64,$*)" \
+	  $(ROOTLY) $(BIN)/python -m pytest -q tests/smoke $(ARGS)
+
+reproducible: $(VENV)/run ## does the same source give the same file, elsewhere and with nothing cached? (FAMILY=x86_64)
+	@PYTHON=$(BIN)/python build/reproducible $(or $(FAMILY),x86_64)
+
+netns-file: $(VENV)/dev native dist-x86_64 ## the netns ring with the one file instead of the source tree
+	@build/need ip nft curl
+	@EDGEMESH_FILE=$(FILE)x86_64 $(ROOTLY) $(BIN)/python -m pytest -q tests/netns $(ARGS)
 
 lock: $(VENV)/dev ## resolve pyproject.toml's ranges to exact versions in build/requirements*.txt
 	@build/lock $(BIN)/python

@@ -1,4 +1,4 @@
-"""The netns ring: the installed program against the real kernel. A `Lab` is a few network namespaces on a bridge and one daemon.
+"""The netns ring: the installed program, or the built file (EDGEMESH_FILE), against the real kernel. A `Lab` is a few network namespaces on a bridge and one daemon.
 
 Runs as root, or without root inside user namespaces (build/rootly). In CI nothing here may be skipped.
 """
@@ -23,6 +23,9 @@ from agent.kernel import cgroup
 
 NEEDED = ("ip", "nft", "curl")
 PATH = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
+# The program under test: the source tree, or the built file (make netns-file).
+FILE = os.environ.get("EDGEMESH_FILE", "")
+EDGEMESH = [str(Path(FILE).resolve())] if FILE else [sys.executable, "-m", "agent"]
 ROOTLESS = Path("/proc/self/uid_map").read_text().split() != ["0", "0", "4294967295"]
 
 
@@ -237,7 +240,7 @@ class Lab:
         log = (self.folder / "daemon.log").open("ab")
         # Not `ip netns exec`: that hides the cgroup mount.
         inside = ["nsenter", f"--net=/run/netns/{self.home.name}"] if self.home else []
-        command = [*inside, sys.executable, "-m", "agent", "run", "--config", str(self.config), "--access-log", "all"]
+        command = [*inside, *EDGEMESH, "run", "--config", str(self.config), "--access-log", "all"]
         environment = {**os.environ, "PATH": PATH, "PYTHONPATH": str(Path(__file__).parents[2])}
         self.daemon = subprocess.Popen(command, stdout=log, stderr=log, env=environment, cwd=self.folder)
         log.close()

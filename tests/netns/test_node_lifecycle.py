@@ -2,7 +2,6 @@
 
 import signal
 import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
@@ -11,7 +10,7 @@ import pytest
 
 from agent.admin.client import get
 from agent.kernel import cgroup
-from tests.netns.conftest import GET, PATH, sh
+from tests.netns.conftest import EDGEMESH, GET, PATH, sh
 
 
 def rules(host):
@@ -172,7 +171,7 @@ def test_open_on_stop_takes_the_rules_away(lab):
 
 def cleanup():
     root = Path(__file__).parents[2]
-    command = [sys.executable, "-m", "agent", "cleanup"]
+    command = [*EDGEMESH, "cleanup"]
     return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, cwd=root, env={"PATH": PATH})
 
 

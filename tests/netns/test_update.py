@@ -18,20 +18,20 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from agent.commands.update import family
 from agent.ota.bundle import File, Manifest, write_head
 from agent.ota.releases import Releases
-from tests.netns.conftest import PATH
+from tests.netns.conftest import EDGEMESH, PATH
 from tests.netns.test_node_lifecycle import Probe
 
 ROOT = Path(__file__).parents[2]
 KEY = Ed25519PrivateKey.generate()
-GOOD = f'#!/bin/sh\n# %s\nPYTHONPATH={shlex.quote(str(ROOT))} exec {shlex.quote(sys.executable)} -m agent "$@"\n'
+RUN = f"PYTHONPATH={shlex.quote(str(ROOT))} exec {shlex.join(EDGEMESH)}"
+GOOD = f'#!/bin/sh\n# %s\n{RUN} "$@"\n'
 # What a release may do instead of taking over.
 BAD = {
     "it is no program": "\x7fELF nonsense %s",
     "it ends at once": "#!/bin/sh\n# %s\nexit 3\n",
     "it is killed": "#!/bin/sh\n# %s\nkill -SEGV $$\n",
     "it never is well": "#!/bin/sh\n# %s\nexec sleep 60\n",
-    "it knows no manifests": f"#!/bin/sh\n# %s\ncd /; PYTHONPATH={shlex.quote(str(ROOT))} exec {shlex.quote(sys.executable)} -m agent run --config /proc/self/fdinfo"
-    ' --state-dir "$PWD/nothing" --socket "$9"\n',
+    "it knows no manifests": f'#!/bin/sh\n# %s\ncd /; {RUN} run --config /proc/self/fdinfo --state-dir "$PWD/nothing" --socket "$9"\n',
 }
 # Two hundred requests a second: half of them on connections that are kept, half on their own.
 LOAD = """
@@ -131,7 +131,7 @@ class Box:
         return path
 
     def update(self, *words):
-        command = [sys.executable, "-m", "agent", "update", *map(str, words), "--state", str(self.state), "--socket", self.lab.socket]
+        command = [*EDGEMESH, "update", *map(str, words), "--state", str(self.state), "--socket", self.lab.socket]
         return subprocess.run(command, capture_output=True, text=True, timeout=90, check=False, cwd=ROOT)
 
     def pid(self):
@@ -242,7 +242,7 @@ def test_the_old_daemon_killed_while_it_hands_over_leaves_nobody_behind(lab, box
     pid = box.pid()
     bundle = box.bundle("4.0", BAD["it never is well"])
     with subprocess.Popen(
-        [sys.executable, "-m", "agent", "update", bundle, "--state", box.state, "--socket", lab.socket],
+        [*EDGEMESH, "update", bundle, "--state", box.state, "--socket", lab.socket],
         stderr=subprocess.PIPE,
         text=True,
         cwd=ROOT,

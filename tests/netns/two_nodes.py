@@ -13,7 +13,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 import time
 from pathlib import Path
 from subprocess import PIPE
@@ -22,7 +21,22 @@ import pytest
 
 from agent.admin.client import get
 from agent.kernel import cgroup
-from tests.netns.conftest import GET, HTTP_SERVER, PATH, TCP, TCP_SERVER, Host, mesh_config, named, own, routes, sh, target, tcp_route
+from tests.netns.conftest import (
+    EDGEMESH,
+    GET,
+    HTTP_SERVER,
+    PATH,
+    TCP,
+    TCP_SERVER,
+    Host,
+    mesh_config,
+    named,
+    own,
+    routes,
+    sh,
+    target,
+    tcp_route,
+)
 
 NODES = ("hub", "n1", "n2")
 HOMES = {"buyer": "n1", "thief": "n1", "store": "n2"}
@@ -76,7 +90,7 @@ class Node(Place):
         self.config = self.home / "config"  # each reads its own, as where manifests are brought to every node
         self.config.mkdir()
         # Not `ip netns exec`: that hides the cgroup mount.
-        self.inside = ["nsenter", f"--net=/run/netns/{self.name}", sys.executable, "-m", "agent"]
+        self.inside = ["nsenter", f"--net=/run/netns/{self.name}", *EDGEMESH]
         self.daemon = None
 
     def link(self, up):
