@@ -15,6 +15,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <locale.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -283,7 +284,8 @@ int main(int argc, char **argv) {
     words[n++] = program;
     for (int i = 1; i < argc; i++) words[n++] = argv[i];
     setenv("EDGEMESH_EXE", self, 1);
-    setenv("LC_ALL", "C.UTF-8", 1); /* a locale that the bundle's C library does not have would end it */
+    /* A locale that is not there would end it. This one is a file, which the barest boxes lack; Python takes text for UTF-8 in "C" too. */
+    setenv("LC_ALL", newlocale(LC_CTYPE_MASK, "C.UTF-8", (locale_t)0) != (locale_t)0 ? "C.UTF-8" : "C", 1);
     setenv("CRYPTOGRAPHY_OPENSSL_NO_LEGACY", "1", 1);
     unsetenv("LD_LIBRARY_PATH");
     unsetenv("LD_PRELOAD");
