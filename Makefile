@@ -55,7 +55,7 @@ sanitize: $(VENV)/dev ## the native lane's tests with address and undefined-beha
 fuzz: ## ten million hostile inputs to the native lane, with sanitizers (COUNT=N SEED=N)
 	@build/fuzz $(or $(COUNT),10000000) $(or $(SEED),1)
 
-dist: dist-x86_64 ## one file for x86_64, in dist/; dist-FAMILY for another, dist-all for aarch64, riscv64 and loong64 too
+dist: dist-x86_64 ## one file for x86_64, in dist/; dist-FAMILY for another, dist-all for all four (FORM=bundle: bundles only)
 	@:
 
 dist-all: $(VENV)/run ## one file for each CPU family

@@ -4,6 +4,9 @@ import os
 import sys
 from pathlib import Path
 
+# All that there is to import is within. Python would also look beside the file, where it happens to lie.
+sys.path.clear()
+
 from agent import program
 from agent.cli import main
 
