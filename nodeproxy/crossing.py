@@ -79,6 +79,15 @@ class Crossing:
             if (carrier := self._carriers.get(number)) is not None:
                 carrier.told()
 
+    def lends(self, channel: Channel) -> Linked | None:
+        """The connection of a tunnel, where the lane may pass its bytes."""
+        carrier = channel.connection.carrier
+        linked = self._linked.get(carrier) if isinstance(carrier, LaneCarrier) else None
+        if linked is None or not isinstance(carrier, LaneCarrier):
+            return None
+        carrier.told()  # what came for it is in it before it is lent
+        return linked if channel.lendable and not linked.ended else None
+
     # teaching
 
     def route(self, target: Target, peer: PeerConnection, endpoint: Endpoint) -> bool:

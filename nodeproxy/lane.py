@@ -10,8 +10,8 @@ A plan says where the requests of one caller to one destination may go, and hold
 that was learned: the next request of each caller comes back. What is under way is checked against the new snapshot by proxy.py, as
 it is for all other connections (`calls`).
 
-Opaque bytes are simpler (`relay`): both connections are lent until both directions have ended, and what is told then is how, and how
-many bytes there were.
+Opaque bytes are simpler (`relay`, and `tunnel` where one end is a stream of a connection between nodes): both ends are lent until both
+directions have ended, and what is told then is how, and how many bytes there were.
 
 When the lane works, and when trio's tasks do: drive.py.
 """
@@ -33,6 +33,8 @@ from nodeproxy.drive import SLICE, Drive
 from nodeproxy.errors import FLAGS, Refused
 from nodeproxy.http.answers import answer
 from nodeproxy.http.h1 import Incoming
+from nodeproxy.http.h2_bounds import Code
+from nodeproxy.http.h2_channel import Channel
 from nodeproxy.http.message import RequestHead
 from nodeproxy.http.pool import Key, Upstream
 from nodeproxy.limits import Limits
@@ -46,10 +48,16 @@ from nodeproxy.native import (
     RESPONSE,
     RIGHT_BROKEN,
     SILENT,
+    STREAM_LOST,
+    STREAM_RESET,
+    STREAM_SHUT,
+    STREAM_WRONG,
     Lane,
+    Linked,
     Program,
     Relayed,
     Target,
+    Tunnelled,
 )
 from nodeproxy.native import Plan as NativePlan
 from nodeproxy.telemetry.counts import BUCKETS, Counts, CountSink, Pair
@@ -94,12 +102,12 @@ class Given(NamedTuple):
 
 
 class Passed(NamedTuple):
-    """How a relay ended. See native/relay.c."""
+    """How a relay or a tunnel ended. See native/relay.c and tunnel.h."""
 
     what: int
     left_to_right: int
     right_to_left: int
-    error: int  # errno of the side that broke
+    error: int  # errno of the socket that broke, or the code with which the stream was reset
 
 
 class _Relay:
@@ -107,7 +115,7 @@ class _Relay:
 
     __slots__ = ("left_to_right", "record", "relayed", "right_to_left", "task")
 
-    def __init__(self, relayed: Relayed, record: Record | None) -> None:
+    def __init__(self, relayed: Relayed | Tunnelled, record: Record | None) -> None:
         self.relayed = relayed
         self.record = record
         self.left_to_right = self.right_to_left = 0
@@ -456,6 +464,58 @@ class FastLane:
         """
         number = next(self._ids)
         relayed = self.lane.relay(number, left.socket.fileno(), right.socket.fileno(), left_held, right_held, idle_timeout)
+        return await self._until_over(number, relayed, record)
+
+    def may_tunnel(self, channel: Channel) -> Linked | None:
+        """On which of the lane's connections this is a tunnel that it may carry."""
+        return self.crossing.lends(channel)
+
+    async def tunnel(
+        self,
+        linked: Linked,
+        channel: Channel,
+        stream: trio.SocketStream,
+        left: bool,
+        channel_held: bytes,
+        stream_held: bytes,
+        idle_timeout: float,
+        record: Record | None = None,
+    ) -> Passed:
+        """As `relay`, between a tunnel for which `may_tunnel` was just asked and a socket; `left`: that is the caller's."""
+        number = next(self._ids)
+        arrived, window, untold = channel.lend()
+        try:
+            tunnelled = self.lane.tunnel(
+                number,
+                linked,
+                channel.id,
+                stream.socket.fileno(),
+                left,
+                channel_held + arrived,
+                len(arrived),
+                window,
+                untold,
+                stream_held,
+                idle_timeout,
+            )
+            self.stir()
+            passed = await self._until_over(number, tunnelled, record)
+        finally:
+            channel.take_back()
+        if passed.what == DONE:
+            channel.passed()
+        elif passed.what == STREAM_RESET:
+            channel.reset(passed.error)
+        elif passed.what == STREAM_WRONG:
+            channel.lose(f"the peer broke HTTP/2 on this stream (error code {passed.error})")
+        elif passed.what == STREAM_SHUT:
+            channel.abort(Code.CANCEL)
+            channel.lose(f"the peer opened no window for {channel.connection.bounds.stall:g} s")
+        elif passed.what == STREAM_LOST and not channel.broken:
+            channel.lose(channel.connection.why_ended())
+        return passed
+
+    async def _until_over(self, number: int, relayed: Relayed | Tunnelled, record: Record | None) -> Passed:
         relay = self._relays[number] = _Relay(relayed, record)
         try:
             if self.lane.pending:

@@ -126,6 +126,10 @@ class LaneCarrier:
         """It has left the lane."""
         self._linked = None
 
+    def carries(self, number: int) -> bool:
+        machine = self._connection.machine if self._connection is not None else None
+        return isinstance(machine, NativeMachine) and machine.has(number)
+
     # what was the lane's, and is Python's from here on
 
     def adopt(self, number: int) -> Channel | None:

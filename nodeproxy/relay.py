@@ -5,7 +5,8 @@ other direction goes on. When a side breaks, both are aborted: a reset must not 
 part for the whole. Memory is one chunk a direction: the next read waits until the last chunk was taken (back-pressure).
 One deadline serves both directions; it moves at most once a second, because moving it costs a heap operation.
 
-Where both streams are plain sockets and the native lane runs, it does the same in C (native/relay.c), and tells how it ended.
+Where both streams are plain sockets and the native lane runs, it does the same in C (native/relay.c), and tells how it ended; likewise
+where one is a plain socket and the other a tunnel on a connection that the lane carries (native/tunnel.c).
 """
 
 from __future__ import annotations
@@ -16,11 +17,13 @@ from typing import TYPE_CHECKING
 import trio
 
 from nodeproxy.errors import Refused
+from nodeproxy.http.h2_channel import Channel
 from nodeproxy.stream import Peeked, Stream, abort
 from nodeproxy.telemetry.report import Record
 
 if TYPE_CHECKING:
     from nodeproxy.lane import FastLane
+    from nodeproxy.native import Linked
 
 
 class _Idle:
@@ -58,11 +61,19 @@ async def relay(
         left_socket, right_socket = _plain(left), _plain(right)
         if left_socket is not None and right_socket is not None:
             return await _lent(lane, left, right, left_socket, right_socket, idle_timeout, record)
+        for socket, other in ((left_socket, right), (right_socket, left)):
+            channel = _below(other)
+            if socket is not None and isinstance(channel, Channel) and (linked := lane.may_tunnel(channel)) is not None:
+                return await _tunnelled(lane, linked, left, right, channel, socket, idle_timeout, record)
     return await _relay(left, right, idle_timeout, record, chunk)
 
 
+def _below(stream: Stream) -> Stream:
+    return stream.stream if isinstance(stream, Peeked) else stream
+
+
 def _plain(stream: Stream) -> trio.SocketStream | None:
-    below = stream.stream if isinstance(stream, Peeked) else stream
+    below = _below(stream)
     return below if isinstance(below, trio.SocketStream) else None
 
 
@@ -88,6 +99,32 @@ async def _lent(
             raise Refused("idle")
         detail = f"socket connection broken: {OSError(passed.error, os.strerror(passed.error))}"  # as trio says it
         raise Refused("client-gone" if passed.what == lane.LEFT_BROKEN else "upstream-broken", detail)
+    return passed.left_to_right, passed.right_to_left
+
+
+async def _tunnelled(
+    lane: FastLane,
+    linked: Linked,
+    left: Stream,
+    right: Stream,
+    channel: Channel,
+    socket: trio.SocketStream,
+    idle_timeout: float,
+    record: Record | None,
+) -> tuple[int, int]:
+    """In the native lane, one end a tunnel."""
+    is_left = _below(left) is socket
+    stream, other = (left, right) if is_left else (right, left)
+    passed = await lane.tunnel(linked, channel, socket, is_left, _take_held(other), _take_held(stream), idle_timeout, record)
+    if passed.what != lane.DONE:
+        abort(left)
+        abort(right)
+        if passed.what == lane.IDLE:
+            raise Refused("idle")
+        if passed.what in (lane.LEFT_BROKEN, lane.RIGHT_BROKEN):
+            detail = f"socket connection broken: {OSError(passed.error, os.strerror(passed.error))}"  # as trio says it
+            raise Refused("client-gone" if passed.what == lane.LEFT_BROKEN else "upstream-broken", detail)
+        raise Refused("upstream-broken" if is_left else "client-gone", channel.broken)
     return passed.left_to_right, passed.right_to_left
 
 

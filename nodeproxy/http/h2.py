@@ -64,6 +64,7 @@ class Connection:
         self.machine = machine(client, bounds, self, now)
         self._accept: Callable[[Channel], None] | None = None
         self._channels: dict[int, Channel] = {}  # whose stream is not over
+        self._lent: set[Channel] = set()  # their bytes are the carrier's to move
         self._served: set[Channel] = set()  # opened by the peer, and their owners are not done with them
         self._untold = 0  # bytes taken that the peer was not yet given back
         self._windows = ParkingLot()  # senders that wait for the window of the connection
@@ -131,7 +132,7 @@ class Connection:
                 self._scope = nursery.cancel_scope
                 await self.carrier.run(self, nursery)
         finally:
-            self.end(str(self._failure) if self._failure else "the connection ended")
+            self.end(self.why_ended())
         if self._failure is not None:
             raise self._failure
 
@@ -179,10 +180,16 @@ class Connection:
         if self._scope is not None:
             self._scope.cancel()
 
+    def why_ended(self) -> str:
+        return str(self._failure) if self._failure else "the connection ended"
+
     def end(self, why: str) -> None:
         self.closed = self.draining = True
         while self._channels:
             self._channels.popitem()[1].lose(why)
+        for channel in self._lent:
+            if not channel.broken and self.carrier.carries(channel.id):
+                channel.lose(why)
         self.queue.unpark_all()
         for event in self._pings.values():
             event.set()
@@ -228,6 +235,17 @@ class Connection:
         channel = self._channels[number] = Channel(self, number, [], tunnel=False, asked=True)
         channel.sent_end = True
         return channel
+
+    def lend(self, channel: Channel) -> None:
+        """The carrier moves its bytes from here on."""
+        del self._channels[channel.id]
+        self._lent.add(channel)
+
+    def take_back(self, channel: Channel) -> None:
+        """It is as any other again, as far as it is still open."""
+        self._lent.discard(channel)
+        if not self.closed and self.carrier.carries(channel.id):
+            self._channels[channel.id] = channel
 
     # What channels ask for
 

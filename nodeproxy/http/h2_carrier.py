@@ -43,6 +43,10 @@ class Carrier(Protocol):
         """A sender is about to wait in connection.queue."""
         ...
 
+    def carries(self, number: int) -> bool:
+        """Is this stream, which was lent to the carrier, still open?"""
+        ...
+
 
 class StreamCarrier:
     """The reader feeds the state machine; the writer alone sends."""
@@ -70,6 +74,9 @@ class StreamCarrier:
 
     def wants_room(self, connection: Connection) -> None:
         return
+
+    def carries(self, number: int) -> bool:
+        return False  # none is lent
 
     async def _read(self, connection: Connection) -> None:
         machine = connection.machine

@@ -195,6 +195,30 @@ class Channel(HalfCloseableStream):
         if self.sent_end:
             raise trio.ClosedResourceError("the end of this stream was already sent")
 
+    # Lending: the native lane moves the bytes of a tunnel (lane.py)
+
+    @property
+    def lendable(self) -> bool:
+        """Is it a tunnel that is open, and nobody's but its owner's?"""
+        busy = self._sending or self._receiving or self.torn or bool(self._heads)
+        return self.tunnel and self.sent_head and not (busy or self.sent_end or self.released or self.broken or self.cut)
+
+    def lend(self) -> tuple[bytes, int, int]:
+        """Somebody else reads and sends until `take_back`. Answers what had arrived, the window, and what its peer is still to be given
+        back of that beside those bytes."""
+        self.connection.lend(self)
+        lent = bytes(self._held), self.window, self.untold
+        self._held, self.window, self.untold = b"", FIRST_WINDOW, 0
+        return lent
+
+    def take_back(self) -> None:
+        """It is its owner's again."""
+        self.connection.take_back(self)
+
+    def passed(self) -> None:
+        """While it was lent, both ends of it were passed on."""
+        self.sent_end = self.heard_end = True
+
     # Ending
 
     async def aclose(self) -> None:

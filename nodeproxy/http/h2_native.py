@@ -60,6 +60,10 @@ class NativeMachine:
         """Streams that the native lane serves by itself."""
         return self.h2.lent
 
+    def has(self, number: int) -> bool:
+        """Is this stream open, one way or both?"""
+        return self.h2.has(number)
+
     @property
     def peer_max_streams(self) -> int:
         return self.h2.peer_max_streams

@@ -14,6 +14,10 @@ try:
         RESPONSE,
         RIGHT_BROKEN,
         SILENT,
+        STREAM_LOST,
+        STREAM_RESET,
+        STREAM_SHUT,
+        STREAM_WRONG,
         Lane,
         Linked,
         Plan,
@@ -22,6 +26,7 @@ try:
         Secured,
         Target,
         TlsContext,
+        Tunnelled,
     )
 
     AVAILABLE = True
@@ -42,6 +47,10 @@ __all__ = [
     "RESPONSE",
     "RIGHT_BROKEN",
     "SILENT",
+    "STREAM_LOST",
+    "STREAM_RESET",
+    "STREAM_SHUT",
+    "STREAM_WRONG",
     "Lane",
     "Linked",
     "Plan",
@@ -50,4 +59,5 @@ __all__ = [
     "Secured",
     "Target",
     "TlsContext",
+    "Tunnelled",
 ]

@@ -86,6 +86,8 @@ static void stream_free(h2 *h, stream *s) {
     free(s);
 }
 
+static const visitor *visitor_of(const h2 *h, const stream *s) { return s->visitor != NULL ? s->visitor : h->visitor; }
+
 stream *h2_stream(h2 *h, int32_t id) { return nghttp2_session_get_stream_user_data(h->session, id); }
 
 void h2_from_python(h2 *h, stream *s, void *call) {
@@ -96,6 +98,7 @@ void h2_from_python(h2 *h, stream *s, void *call) {
 void h2_to_python(h2 *h, stream *s) {
     if (s->call != NULL) h->pythons++;
     s->call = NULL;
+    s->visitor = NULL;
 }
 
 /* ---- what the peer sends ---- */
@@ -219,11 +222,11 @@ static void fields_came(h2 *h, const nghttp2_frame *frame, stream *s) {
                 h2_event_add(h, H2_REQUESTED, s->id, 0, ended, held(&s->fields) ? first(&s->fields) : NULL, held(&s->fields));
         } else {
             s->heard_head = !is_interim(s);
-            if (s->call != NULL) h->visitor->responded(h, s);
+            if (s->call != NULL) visitor_of(h, s)->responded(h, s);
             else h2_event_add(h, H2_RESPONDED, s->id, 0, ended, held(&s->fields) ? first(&s->fields) : NULL, held(&s->fields));
         }
     } else if (s->call != NULL) {
-        h->visitor->trailed(h, s);
+        visitor_of(h, s)->trailed(h, s);
     } else {
         h2_event_add(h, H2_TRAILED, s->id, 0, ended, held(&s->fields) ? first(&s->fields) : NULL, held(&s->fields));
     }
@@ -264,7 +267,7 @@ static int frame_came(nghttp2_session *session, const nghttp2_frame *frame, void
         if (s != NULL && !s->heard_end) {
             s->heard_end = true;
             if (s->dropped) return 0;
-            if (s->call != NULL) h->visitor->ended(h, s);
+            if (s->call != NULL) visitor_of(h, s)->ended(h, s);
             else tell(h, H2_ENDED, s->id, 0, true);
         }
     }
@@ -278,7 +281,7 @@ static int data_came(nghttp2_session *session, uint8_t flags, int32_t id, const 
     if (s == NULL || s->dropped || h->over) return 0;
     h->held += (uint32_t)size;
     s->held += (uint32_t)size;
-    if (s->call != NULL) h->visitor->came(h, s, data, size);
+    if (s->call != NULL) visitor_of(h, s)->came(h, s, data, size);
     else h2_event_add(h, H2_ARRIVED, id, (uint32_t)size, false, data, size);
     return 0;
 }
@@ -295,7 +298,7 @@ static int stream_closed(nghttp2_session *session, int32_t id, uint32_t code, vo
             snprintf(words, sizeof words, "more than %.0f resets of streams", h->bounds.reset_burst);
             h2_abuse(h, words);
         }
-        h->visitor->closed(h, s, whole ? 0 : code, s->reset_by_peer);
+        visitor_of(h, s)->closed(h, s, whole ? 0 : code, s->reset_by_peer);
     } else if (!whole && !s->dropped) {
         tell(h, H2_RESET, id, code, s->reset_by_peer);
     }
@@ -359,7 +362,10 @@ static ssize_t next_bytes(nghttp2_session *session, int32_t id, uint8_t *to, siz
             if (!submit_trailers(h, s)) return NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE;
         }
     }
-    if (size && s->call != NULL && h->visitor->sent != NULL) h->visitor->sent(h, s);
+    if (size && s->call != NULL) {
+        earn_control(h, 4);   /* it says when it has taken them; Python's streams earn it in h2_type.c */
+        if (visitor_of(h, s)->sent != NULL) visitor_of(h, s)->sent(h, s);
+    }
     return (ssize_t)size;
 }
 
@@ -583,7 +589,7 @@ bool h2_open(h2 *h, bool client, const h2_bounds *bounds, double now) {
 void h2_abandon(h2 *h) {
     for (stream *s = h->first; s != NULL; s = s->next) {
         if (s->call == NULL) continue;
-        h->visitor->closed(h, s, NGHTTP2_INTERNAL_ERROR, false);
+        visitor_of(h, s)->closed(h, s, NGHTTP2_INTERNAL_ERROR, false);
         h2_to_python(h, s);
         s->dropped = true;
     }

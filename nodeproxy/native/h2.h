@@ -28,6 +28,7 @@ typedef struct stream {
     struct stream *next, *previous;      /* open ones */
     int32_t id;
     void *call;                          /* of the visitor; NULL: Python's */
+    const struct visitor *visitor;       /* its own one; NULL: that of the connection */
     buffer fields, head;                 /* of the head or the trailers that arrive; the head that a visitor took */
     uint32_t list_size;                  /* as RFC 9113 section 6.5.2 counts */
     buffer out, trailers;                /* to be sent; fields */

@@ -159,6 +159,12 @@ static PyObject *h2_send_data(H2Object *self, PyObject *args) {
     return answer(self, ok);
 }
 
+static PyObject *h2_has(H2Object *self, PyObject *id) {
+    long number = PyLong_AsLong(id);
+    if (number == -1 && PyErr_Occurred()) return NULL;
+    return PyBool_FromLong(h2_stream(&self->h, (int32_t)number) != NULL);
+}
+
 static PyObject *h2_window(H2Object *self, PyObject *id) {
     long number = PyLong_AsLong(id);
     if (number == -1 && PyErr_Occurred()) return NULL;
@@ -278,6 +284,7 @@ static PyMethodDef methods[] = {
     {"open", (PyCFunction)h2_open_stream, METH_VARARGS, "open(fields, end) -> int: a new stream"},
     {"send_fields", (PyCFunction)h2_send_fields, METH_VARARGS, "send_fields(stream, fields, end): a head, or trailers"},
     {"send_data", (PyCFunction)h2_send_data, METH_VARARGS, "send_data(stream, data, end)"},
+    {"has", (PyCFunction)h2_has, METH_O, "has(stream) -> bool: is it open, one way or both"},
     {"window", (PyCFunction)h2_window, METH_O, "window(stream) -> int: bytes that the peer takes now; of the connection: 0"},
     {"give_back", (PyCFunction)h2_give_back_method, METH_VARARGS, "give_back(stream, size, growth): bytes were taken; of the connection: 0"},
     {"drop", (PyCFunction)h2_drop_method, METH_VARARGS, "drop(stream, code): reset it, if it is not over"},

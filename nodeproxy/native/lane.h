@@ -6,7 +6,7 @@
  * was answered. So every rule of HTTP that is not plain, and every error that a caller is told, is Python's.
  *
  * One epoll descriptor, no threads, no Python objects. Files: buffer.c bytes; head.c one message head; flow.c decisions; call.c the
- * journey of one call; relay.c opaque bytes; loop.c events, time and what goes up; module.c the door to Python.
+ * journey of one call; relay.c and tunnel.c opaque bytes; loop.c events, time and what goes up; module.c the door to Python.
  */
 #ifndef EDGEMESH_LANE_H
 #define EDGEMESH_LANE_H
@@ -111,7 +111,7 @@ typedef struct plan {           /* where the requests of one caller to one desti
 
 /* ---- call.c and loop.c ---- */
 typedef struct { uint8_t kind; bool gone, absent; int fd; uint32_t events; } side;   /* absent: not in the epoll set for now */
-enum { CALLER, SERVER, RELAYED, LINKED, OTHERS };    /* the last: what Python waits for, see lane_stay */
+enum { CALLER, SERVER, RELAYED, LINKED, TUNNELLED, OTHERS };    /* the last: what Python waits for, see lane_stay */
 enum { AT_REST, ASKED, ANSWERED };                   /* of a caller */
 
 typedef struct server {
@@ -182,7 +182,7 @@ typedef struct done {                    /* a request that is over, for the log.
 
 /* ---- relay.c: opaque bytes between two sockets ---- */
 enum { LEFT, RIGHT };                                /* the caller's; the server's */
-enum { RELAY_DONE, LEFT_BROKEN, RIGHT_BROKEN, RELAY_IDLE };
+enum { RELAY_DONE, LEFT_BROKEN, RIGHT_BROKEN, RELAY_IDLE };   /* tunnel.h has more */
 typedef struct half {                /* one end, and what waits to go there */
     side side;
     struct relay *relay;
@@ -229,7 +229,9 @@ typedef struct lane {
     uint64_t *gone;                      /* servers that Python may close */
     uint32_t gone_count, gone_size;
     relay *first_relay, *dead_relays;
-    relayed *relayed;                    /* relays that are over */
+    relayed *relayed;                    /* relays and tunnels that are over */
+    struct tunnel *first_tunnel, *due_tunnels, *dead_tunnels;
+    uint32_t tunnels;
     uint32_t relays, relayed_count, relayed_size, pipes, spare_pipes;
     int spare_pipe[SPARE_PIPES][2];
     struct link_ *first_link, *due, *dead_links;
@@ -334,6 +336,7 @@ bool lane_relay(lane *l, uint64_t id, const int fd[2], const buffer first_bytes[
 void relay_drop(lane *l, relay *r);                           /* now */
 void relay_event(lane *l, half *e, uint32_t events);
 void relays_tick(lane *l);
+void relay_tell(lane *l, relayed how);                        /* it is over */
 void relay_pipes_close(lane *l);
 static inline uint64_t relay_clock(const lane *l) { return l->now + l->skew; }
 #endif

@@ -2,6 +2,7 @@
  * are due, and flushed when the round is over. What Python is to know of is told once a turn, whatever happened.
  */
 #include "link.h"
+#include "tunnel.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -64,6 +65,7 @@ link_ *lane_link(lane *l, uint64_t id, int fd, secured *tls, h2 *h, uint64_t sta
 }
 
 void link_drop(lane *l, link_ *k, bool bye) {
+    tunnels_leave(l, k);
     h2_abandon(k->h);
     k->h->visitor = NULL;
     k->h->owner = NULL;
@@ -234,6 +236,7 @@ static bool flush_link(lane *l, link_ *k) {
 
 bool links_flush(lane *l, uint64_t end) {
     callers_flush(l);
+    tunnels_flush(l);
     link_ *k = l->due;
     l->due = NULL;
     link_ *again = NULL;
@@ -252,6 +255,7 @@ bool links_flush(lane *l, uint64_t end) {
         }
         k = next;
     }
+    tunnels_flush(l);
     bool more = again != NULL || l->due != NULL;
     while (again != NULL) {
         link_ *next = again->next_due;

@@ -87,6 +87,8 @@ static PyTypeObject LinkedType = {
     .tp_getset = getset,
 };
 
+link_ *link_of(PyObject *linked) { return Py_TYPE(linked) == &LinkedType ? ((LinkedObject *)linked)->link : NULL; }
+
 PyObject *lane_link_object(LaneObject *self, PyObject *args) {
     unsigned long long id;
     int fd;

@@ -8,6 +8,7 @@
 
 #include "lane.h"
 #include "link.h"
+#include "tunnel.h"
 
 #define EVENTS 256
 #define SHARE 16            /* events of one crowd in a round, while others wait */
@@ -315,6 +316,8 @@ static void handle(lane *l, void *owner, uint32_t events) {
         relay_event(l, owner, events);
     } else if (s->kind == LINKED) {
         link_event(l, owner, events);
+    } else if (s->kind == TUNNELLED) {
+        tunnel_event(l, owner, events);
     } else if (s->kind == CALLER) {
         caller *c = owner;
         if (events & EPOLLOUT) caller_writable(l, c);
@@ -340,7 +343,7 @@ static void handle(lane *l, void *owner, uint32_t events) {
     }
 }
 
-/* Whose work an event is: that of the workload behind whose door the caller is; a relay has a share of its own. */
+/* Whose work an event is: that of the workload behind whose door the caller is; a relay, a link or a tunnel has a share of its own. */
 static uint32_t crowd_of(const side *s) {
     if (s->kind >= RELAYED) return CROWDS / 2 + (uint32_t)s->fd % (CROWDS / 2);
     const caller *c = s->kind == CALLER ? (const caller *)s : ((const server *)s)->caller;
@@ -366,7 +369,7 @@ static void handle_round(lane *l, const struct epoll_event *events, int count, u
             if (*share >= SHARE) continue;
             ++*share;
         }
-        bool long_one = s->kind == RELAYED || s->kind == LINKED;
+        bool long_one = s->kind == RELAYED || s->kind == LINKED || s->kind == TUNNELLED;
         handle(l, s, event->events);
         if ((i & 7) == 7 || long_one) {
             l->now = micros_now();
@@ -398,6 +401,11 @@ static void sweep_dead(lane *l) {
         relay *r = l->dead_relays;
         l->dead_relays = r->next;
         free(r);
+    }
+    while (l->dead_tunnels != NULL) {
+        tunnel *t = l->dead_tunnels;
+        l->dead_tunnels = t->next;
+        free(t);
     }
     while (l->dead_links != NULL) {
         link_ *k = l->dead_links;
@@ -497,6 +505,7 @@ void lane_tick(lane *l) {
         target_free(l, t);
     }
     relays_tick(l);
+    tunnels_tick(l);
     links_tick(l);
     sweep_dead(l);
 }

@@ -6,6 +6,7 @@
 #include "lane.h"
 #include "module.h"
 #include "tls_type.h"
+#include "tunnel.h"
 
 typedef struct { PyObject_HEAD LaneObject *lane; caller *caller; } CarriedObject;
 typedef struct { PyObject_HEAD LaneObject *lane; relay *relay; } RelayedObject;
@@ -587,6 +588,7 @@ static PyObject *lane_moved(LaneObject *self, PyObject *unused) {
         if (one == NULL || PyList_Append(list, one) < 0) Py_CLEAR(list);
         Py_XDECREF(one);
     }
+    if (list != NULL && !tunnels_moved(self, list)) Py_CLEAR(list);
     return list;
 }
 
@@ -681,8 +683,8 @@ static int lane_set_logging(LaneObject *self, PyObject *value, void *closure) {
 static PyObject *lane_stats(LaneObject *self, void *closure) {
     (void)closure;
     lane *l = &self->l;
-    return Py_BuildValue("{sIsIsIsIsIsKsK}", "callers", l->callers, "calls", l->calls, "servers", l->servers, "relays", l->relays, "links",
-                         l->links, "served", (unsigned long long)l->served, "missed", (unsigned long long)l->missed);
+    return Py_BuildValue("{sIsIsIsIsIsIsKsK}", "callers", l->callers, "calls", l->calls, "servers", l->servers, "relays", l->relays, "tunnels",
+                         l->tunnels, "links", l->links, "served", (unsigned long long)l->served, "missed", (unsigned long long)l->missed);
 }
 
 static PyObject *lane_get_pending(LaneObject *self, void *closure) {
@@ -706,6 +708,8 @@ static PyMethodDef lane_methods[] = {
     {"refusals", (PyCFunction)lane_refusals, METH_NOARGS, "refusals() -> list: requests that were refused"},
     {"carry", (PyCFunction)lane_carry_object, METH_VARARGS, "carry(id, fd, plan, data) -> Carried: lend a caller's connection"},
     {"relay", (PyCFunction)lane_relay_object, METH_VARARGS, "relay(id, left, right, read of left, read of right, idle seconds) -> Relayed"},
+    {"tunnel", (PyCFunction)lane_tunnel_object, METH_VARARGS,
+     "tunnel(id, linked, stream, socket, left, read of the stream, owed, window, untold, read of the socket, idle seconds) -> Tunnelled"},
     {"lend", (PyCFunction)lane_lend_object, METH_VARARGS, "lend(id, fd, target): lend a server's connection at rest"},
     {"reclaim", (PyCFunction)lane_reclaim_object, METH_O, "reclaim(target) -> int: a server that rests goes back; 0: none rests"},
     {"clear", (PyCFunction)lane_clear, METH_O, "clear(target): close what rests for it"},
@@ -717,8 +721,8 @@ static PyMethodDef lane_methods[] = {
     {"ups", (PyCFunction)lane_ups, METH_NOARGS, "ups() -> list: callers that have left"},
     {"link", (PyCFunction)lane_link_object, METH_VARARGS, "link(id, fd, tls or None, h2, stall seconds) -> Linked: a connection to another node"},
     {"links", (PyCFunction)lane_links, METH_NOARGS, "links() -> list: links of which Python is to know something"},
-    {"relayed", (PyCFunction)lane_relayed, METH_NOARGS, "relayed() -> list: relays that are over, and why"},
-    {"moved", (PyCFunction)lane_moved, METH_NOARGS, "moved() -> list: relays that moved bytes since the last time, and their counts"},
+    {"relayed", (PyCFunction)lane_relayed, METH_NOARGS, "relayed() -> list: relays and tunnels that are over, and why"},
+    {"moved", (PyCFunction)lane_moved, METH_NOARGS, "moved() -> list: relays and tunnels that moved bytes since the last time, and their counts"},
     {"gone", (PyCFunction)lane_gone, METH_NOARGS, "gone() -> list: servers that may be closed"},
     {"log", (PyCFunction)lane_log, METH_NOARGS, "log() -> list: requests that are over, while `logging`"},
     {"counts", (PyCFunction)lane_counts, METH_NOARGS, "counts() -> list: what was counted since the last time"},
@@ -757,7 +761,7 @@ PyMODINIT_FUNC PyInit__lane(void) {
     static PyTypeObject *const shown[] = {&LaneType, &TargetType, &PlanType, &RelayedType, &ProgramType};
     bool ok = PyType_Ready(inner[0]) == 0;
     for (size_t i = 0; ok && i < sizeof shown / sizeof *shown; i++) ok = PyModule_AddType(made, shown[i]) == 0;
-    ok = ok && add_h2_type(made) == 0 && add_link_type(made) == 0 && add_tls_types(made) == 0;
+    ok = ok && add_h2_type(made) == 0 && add_link_type(made) == 0 && add_tunnel_type(made) == 0 && add_tls_types(made) == 0;
     if (!ok) {
         Py_DECREF(made);
         return NULL;
@@ -773,5 +777,9 @@ PyMODINIT_FUNC PyInit__lane(void) {
     PyModule_AddIntConstant(made, "LEFT_BROKEN", LEFT_BROKEN);
     PyModule_AddIntConstant(made, "RIGHT_BROKEN", RIGHT_BROKEN);
     PyModule_AddIntConstant(made, "IDLE", RELAY_IDLE);
+    PyModule_AddIntConstant(made, "STREAM_RESET", STREAM_RESET);
+    PyModule_AddIntConstant(made, "STREAM_WRONG", STREAM_WRONG);
+    PyModule_AddIntConstant(made, "STREAM_SHUT", STREAM_SHUT);
+    PyModule_AddIntConstant(made, "STREAM_LOST", STREAM_LOST);
     return made;
 }

@@ -80,7 +80,7 @@ static void bury_relay(lane *l, relay *r) {
     l->dead_relays = r;
 }
 
-static void over(lane *l, relay *r, int what, int error) {
+void relay_tell(lane *l, relayed how) {
     if (l->relayed_count == l->relayed_size) {
         uint32_t size = l->relayed_size ? l->relayed_size * 2 : 64;
         relayed *grown = realloc(l->relayed, size * sizeof *grown);
@@ -88,7 +88,11 @@ static void over(lane *l, relay *r, int what, int error) {
         l->relayed = grown;
         l->relayed_size = size;
     }
-    l->relayed[l->relayed_count++] = (relayed){r->id, r->half[RIGHT].passed, r->half[LEFT].passed, what, error};
+    l->relayed[l->relayed_count++] = how;
+}
+
+static void over(lane *l, relay *r, int what, int error) {
+    relay_tell(l, (relayed){r->id, r->half[RIGHT].passed, r->half[LEFT].passed, what, error});
     bury_relay(l, r);
 }
 

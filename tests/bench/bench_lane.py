@@ -1,4 +1,5 @@
-"""The native lane in detail, beside nginx in the same run: bodies, new connections, many rules, many paths, memory, fairness.
+"""The native lane in detail, beside nginx and HAProxy in the same run: bodies, new connections, many rules, many paths, opaque bytes, memory,
+fairness.
 
 Writes its part of BENCHMARKS.md. Topology, programs and load are those of bench.py. Needs root, and the same packages.
 """
@@ -18,9 +19,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 import bench
-from bench import MANIFEST, ROOT, ROUNDS, SUBNET, Program, _ready, machine, nginx_conf, sh, topology, wait
+from bench import MANIFEST, ROOT, ROUNDS, SUBNET, TCP_TARGET, Program, _ready, machine, nginx_conf, sh, topology, wait
 
 BEGIN, END = "<!-- native lane -->", "<!-- end of native lane -->"
+POURED = 1 << 30  # bytes of one download
+IDLE = 10_000  # connections
 URL, NGINX = "http://240.240.9.9", f"http://{SUBNET}.2"
 
 PATHS = """
@@ -119,6 +122,26 @@ def cost(program: Program, client: str, url: str, connections: int = bench.CONNE
     return row
 
 
+def pour(program: Program | None, client: str, url: str) -> dict[str, float]:
+    """One large download: MiB/s, and what the proxy's processes took for it. `program` None: there is none."""
+    before = program.cpu() if program else 0.0
+    out = sh(f"ip netns exec {client} curl -s -o /dev/null -w '%{{speed_download}}' {url}")
+    return {"speed": float(out) / 1048576, "cpu": ((program.cpu() if program else 0.0) - before) * (1 << 30) / POURED}
+
+
+@contextlib.contextmanager
+def namespaces(count: int) -> Iterator[None]:
+    """Those of `workloads(count)`."""
+    names = [f"emb-more-{n}" for n in range(1, count + 1)]
+    try:
+        for n, name in enumerate(names, 1):
+            sh(f"ip netns add {name} && ip -n {name} link set lo up && ip -n {name} addr add 10.79.9.{n}/32 dev lo")
+        yield
+    finally:
+        for name in names:
+            subprocess.run(["ip", "netns", "del", name], capture_output=True, check=False)
+
+
 def middle(rows: list[dict[str, float]]) -> dict[str, float]:
     return {key: statistics.median(row[key] for row in rows) for key in rows[0]}
 
@@ -129,13 +152,15 @@ def main() -> None:
         (folder / "bigbig").write_bytes(bytes(1 << 20))
         (folder / "small").write_bytes(bytes(64 << 10))
         (folder / "big").write_bytes(bytes(1 << 20))
+        with (folder / "huge").open("wb") as huge:
+            huge.truncate(POURED)
         scripts = {}
         for script, text in (("paths", PATHS), ("closing", CLOSING), ("flood", FLOOD)):
             scripts[script] = folder / f"{script}.lua"
             scripts[script].write_text(text)
         body = (
             'server { listen 80 backlog=4096; location / { return 200 "hello from the server\\n"; }'
-            f" location = /big {{ root {folder}; }} location = /small {{ root {folder}; }} }}"
+            f" location = /big {{ root {folder}; }} location = /small {{ root {folder}; }} location = /huge {{ root {folder}; }} }}"
         )
         server = nginx_conf(folder, body)
         hop = nginx_conf(
@@ -147,6 +172,13 @@ def main() -> None:
             stack.callback(Program(namespace, "nginx", "-c", server, "-g", f"pid {folder}/{namespace}.pid;").stop)
         nginx = Program("emb-proxy", "nginx", "-c", hop, "-g", f"pid {folder}/hop.pid;")
         stack.callback(nginx.stop)
+        raw = folder / "haproxy.cfg"
+        raw.write_text(
+            "global\n nbthread 1\n maxconn 4000\ndefaults\n mode tcp\n timeout connect 5s\n timeout client 60s\n timeout server 60s\n"
+            f"frontend f\n bind {SUBNET}.2:82\n default_backend b\nbackend b\n server s {SUBNET}.4:80\n"
+        )
+        haproxy = Program("emb-proxy", "haproxy", "-db", "-f", str(raw))
+        stack.callback(haproxy.stop)
         time.sleep(1)
 
         table: list[tuple[str, dict[str, float], dict[str, float]]] = []
@@ -165,6 +197,20 @@ def main() -> None:
                     theirs.append(cost(nginx, "emb-user", NGINX + path, script=lua))
                 table.append((what, middle(mine), middle(theirs)))
             alone = middle([wrk("emb-client", URL + "/", 1) for _ in range(ROUNDS)])
+        with edgemesh(TCP_TARGET) as ours:
+            opaque: dict[str, tuple[Program | None, str, str]] = {
+                "edgemesh, opaque TCP": (ours, "emb-client", f"{URL}:81"),
+                "HAProxy, TCP mode": (haproxy, "emb-user", f"{NGINX}:82"),
+                "no proxy, the same bridge and veths": (None, "emb-user", f"http://{SUBNET}.4"),
+            }
+            poured: dict[str, list[dict[str, float]]] = {what: [] for what in opaque}
+            opened: dict[str, list[dict[str, float]]] = {what: [] for what in opaque}
+            for _ in range(ROUNDS):
+                for what, (program, client, url) in opaque.items():
+                    poured[what] += [pour(program, client, url + "/huge") for _ in range(3)]
+                    if program is not None:
+                        opened[what].append(cost(program, client, url + "/", script=scripts["closing"]))
+            flows = {what: (middle(poured[what]), middle(opened[what]) if opened[what] else None) for what in opaque}
         many = rules(10_000)
         with edgemesh(many, seconds=60) as ours:
             mine, theirs = [], []
@@ -174,40 +220,36 @@ def main() -> None:
             table.append(("a 22-byte body, 10,000 rules in force", middle(mine), middle(theirs)))
         with edgemesh(settings=", nativeLane: false") as ours:
             slow = middle([cost(ours, "emb-client", URL + "/") for _ in range(ROUNDS)])
-        with edgemesh(workloads(20)) as ours:
-            memory = [("idle, 22 workloads (20 of them without a namespace)", ours.rss())]
+        with namespaces(20), edgemesh(workloads(20)) as ours:
+            memory = [("idle, 22 captured workloads", ours.rss())]
             sh("ip netns exec emb-client sysctl -qw net.ipv4.ip_local_port_range='10000 65000'")
             # A connection is counted as two descriptors, and a quarter of them is kept: see listen.py.
-            most = resource.getrlimit(resource.RLIMIT_NOFILE)[1] * 3 // 8 - 300
-            for count in (1000, min(most, 10_000)):
+            descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+            most = min(IDLE, descriptors * 3 // 8 - 300)
+            for count in (1000, most):
                 holding = bench.idle_connections("240.240.9.9", 80, count)
                 time.sleep(2)
                 memory.append((f"with {count:,} idle HTTP connections, each used once", ours.rss()))
                 holding.kill()
                 holding.wait()
                 time.sleep(2)
-        # Somebody else floods: another workload of the node pipelines as fast as it can.
-        with edgemesh(OTHER) as ours:
-            quiet = middle([wrk("emb-user", URL + "/", 4) for _ in range(ROUNDS)])
-            flood = subprocess.Popen(
-                [
-                    "ip",
-                    "netns",
-                    "exec",
-                    "emb-client",
-                    "wrk",
-                    "-t1",
-                    "-c100",
-                    f"-d{ROUNDS * bench.SECONDS + 3}s",
-                    "-s",
-                    str(scripts["flood"]),
-                    URL + "/",
-                ],
-                stdout=subprocess.DEVNULL,
-            )
-            time.sleep(1)
-            loud = middle([wrk("emb-user", URL + "/", 4) for _ in range(ROUNDS)])
-            flood.wait()
+            if most < IDLE:
+                what, size = memory[-1]
+                memory[-1] = (
+                    f"{what} (for {IDLE:,} a process needs {IDLE * 8 // 3 + 800:,} descriptors; here it may have {descriptors:,})",
+                    size,
+                )
+        # Somebody else floods: another workload of the node pipelines as fast as it can. Without a proxy between, both ask the same server.
+        rest = []
+        with edgemesh(OTHER):
+            for flooder, neighbour, url in (("emb-client", "emb-user", f"{URL}/"), ("emb-proxy", "emb-user", f"http://{SUBNET}.4/")):
+                quiet = middle([wrk(neighbour, url, 4) for _ in range(ROUNDS)])
+                command = ["wrk", "-t1", "-c100", f"-d{ROUNDS * bench.SECONDS + 3}s", "-s", str(scripts["flood"]), url]
+                flood = subprocess.Popen(["ip", "netns", "exec", flooder, *command], stdout=subprocess.DEVNULL)
+                time.sleep(1)
+                rest.append((quiet, middle([wrk(neighbour, url, 4) for _ in range(ROUNDS)])))
+                flood.wait()
+        (quiet, loud), (quiet_direct, loud_direct) = rest
         lines = [
             BEGIN,
             "## The native lane",
@@ -222,12 +264,24 @@ def main() -> None:
                 for what, mine, theirs in table
             ),
             "",
+            f"Opaque TCP, {POURED >> 20} MiB at a time; and wrk, {bench.CONNECTIONS} at once, a new connection for each request:",
+            "",
+            "| | MiB/s | CPU s/GiB | new connections a second | CPU us/connection |",
+            "|---|---|---|---|---|",
+            *(
+                f"| {what} | {flow['speed']:.0f} | "
+                + (f"{flow['cpu']:.2f} | {new['rate']:.0f} | {new['cpu']:.0f} |" if new is not None else "| | |")
+                for what, (flow, new) in flows.items()
+            ),
+            "",
             "| | |",
             "|---|---|",
             f"| the same 22-byte body without the native lane | {slow['cpu']:.1f} us |",
             f"| one connection, p50 / p99 | {alone['p50']:.2f} / {alone['p99']:.2f} ms |",
             f"| 4 connections, p50 / p99, alone | {quiet['p50']:.2f} / {quiet['p99']:.2f} ms |",
             f"| the same while another workload pipelines 64 requests at a time on 100 connections | {loud['p50']:.2f} / {loud['p99']:.2f} ms |",
+            "| the same two without a proxy, at the server itself | "
+            f"{quiet_direct['p50']:.2f} / {quiet_direct['p99']:.2f}, {loud_direct['p50']:.2f} / {loud_direct['p99']:.2f} ms |",
             *(f"| memory (RSS): {what} | {size:.1f} MiB |" for what, size in memory),
             END,
         ]
@@ -248,4 +302,6 @@ def publish(lines: list[str]) -> None:
 if __name__ == "__main__":
     if os.geteuid():
         raise SystemExit("the measurement makes network namespaces: run it as root")
+    with contextlib.suppress(ValueError):  # where we may
+        resource.setrlimit(resource.RLIMIT_NOFILE, (4 * IDLE, 4 * IDLE))
     main()

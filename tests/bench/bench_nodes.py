@@ -123,10 +123,11 @@ def wire_bytes() -> int:
     return int(stats["tx"]["bytes"]) + int(stats["rx"]["bytes"])
 
 
-def start_edgemesh(folder: Path, stack: contextlib.ExitStack) -> list[Program]:
+def start_edgemesh(folder: Path, stack: contextlib.ExitStack, native: bool = True) -> list[Program]:
     config = folder / "config"
-    config.mkdir()
-    (config / "bench.yaml").write_text(MANIFEST.format(folder=folder))
+    config.mkdir(parents=True)
+    text = MANIFEST if native else MANIFEST.replace('accessLog: "off"', 'accessLog: "off", nativeLane: false')
+    (config / "bench.yaml").write_text(text.format(folder=folder))
     me = f"{sys.executable} -m agent"
     sh(f"{me} ca init --state {folder}/n1 --trust-domain cluster.local")
     agents = []
@@ -211,10 +212,11 @@ def curl_bytes(times: int) -> float:
     return (wire_bytes() - before) / times
 
 
-def throughput(client: str, url: str) -> float:
-    """MiB/s of one large response."""
+def throughput(programs: list[Program], client: str, url: str, size: int) -> tuple[float, float]:
+    """MiB/s of one large response, and the CPU seconds of these programs for each GiB of it."""
+    before = sum(p.cpu() for p in programs)
     out = sh(f"ip netns exec {client} curl -s -o /dev/null -w '%{{speed_download}}' {url}")
-    return float(out) / 1048576
+    return float(out) / 1048576, (sum(p.cpu() for p in programs) - before) * (1 << 30) / size
 
 
 def knock(*words: object) -> list[str]:
@@ -246,7 +248,8 @@ def held_cost(program: Program, state: Path, what: str, count: int) -> float:
 def main() -> None:
     with tempfile.TemporaryDirectory(prefix="edgemesh-bench-") as name, topology(), contextlib.ExitStack() as stack:
         folder = Path(name)
-        (folder / "big").write_bytes(bytes(256 << 20))
+        big = 256 << 20
+        (folder / "big").write_bytes(bytes(big))
         body = (
             'server { listen 80 backlog=4096; location / { return 200 "hello from the server\\n"; } }'
             f" server {{ listen 81; location / {{ root {folder}; }} }}"
@@ -279,10 +282,20 @@ def main() -> None:
         middle = {case: {k: statistics.median(r[k] for r in got) for k in got[0]} for case, got in rows.items()}
         one = {case: measure(programs, client, url, 1) for case, (programs, client, url) in cases.items()}
         loaded = [agent.rss() for agent in agents]
-        tunnel = statistics.median(throughput("emb-c", "http://240.240.9.9:81/big") for _ in range(3))
-        plain = statistics.median(throughput("emb-pc", "http://10.78.4.2:81/big") for _ in range(3))
+        poured, plain = [], []
+        for _ in range(3 * ROUNDS):
+            poured.append(throughput(agents, "emb-c", "http://240.240.9.9:81/big", big))
+            plain.append(throughput([], "emb-pc", "http://10.78.4.2:81/big", big))
+        (tunnel, tunnel_cpu), (direct, _) = (tuple(map(statistics.median, zip(*got, strict=True))) for got in (poured, plain))
         shake, other_shake = handshake_cost(agents[1], folder / "n1"), handshake_cost(nghttpx[1], "-", folder)
         connection, stream = held_cost(agents[1], folder / "n1", "connections", 200), held_cost(agents[1], folder / "n1", "streams", 1000)
+        for agent in agents:
+            agent.stop()
+        agents = start_edgemesh(folder / "slow", stack, native=False)
+        time.sleep(2)
+        slow, slow_cpu = map(
+            statistics.median, zip(*(throughput(agents, "emb-c", "http://240.240.9.9:81/big", big) for _ in range(ROUNDS)), strict=True)
+        )
         base = middle["one nginx, plain hop"]["cpu"]
         lines = [
             BEGIN,
@@ -303,8 +316,9 @@ def main() -> None:
             "|---|---|",
             f"| bytes on the link, first request (TCP and TLS handshakes, request, response) | {first:.0f} |",
             f"| the same for each of the next thousand on that connection | {thousandth:.0f} |",
-            f"| opaque TCP through a tunnel, 256 MiB | {tunnel:.0f} MiB/s |",
-            f"| the same without proxies | {plain:.0f} MiB/s |",
+            f"| opaque TCP through a tunnel, {big >> 20} MiB | {tunnel:.0f} MiB/s, {tunnel_cpu:.2f} s of CPU a GiB, of both agents together |",
+            f"| the same without the native lane | {slow:.0f} MiB/s, {slow_cpu:.2f} s |",
+            f"| the same without proxies | {direct:.0f} MiB/s |",
             f"| CPU of a handshake at the accepting node, its first look to its SETTINGS | {shake:.2f} ms: {1000 / shake:.0f} in a second of CPU |",
             f"| the same, nghttpx | {other_shake:.2f} ms: {1000 / other_shake:.0f} |",
             f"| memory of an idle connection between nodes, at the accepting one | {connection:.0f} KiB |",

@@ -1,5 +1,8 @@
 /* What gcc lacks of libFuzzer: mutate the corpus by WORDS, say how often something got through. `messages` counts that. */
 #ifndef LIBFUZZER
+#ifndef REACHED
+#define REACHED "requests reached the server"
+#endif
 static uint64_t state = 88172645463325252ull;
 static uint32_t chance(uint32_t below) {
     state ^= state << 13;
@@ -58,7 +61,7 @@ int main(int argc, char **argv) {
     free(corpus);
     free(sizes);
     free(data);
-    printf("%ld inputs, %d requests reached the server\n", count, messages);
+    printf("%ld inputs, %d " REACHED "\n", count, messages);
     return 0;
 }
 #endif

@@ -1,4 +1,4 @@
-"""Write the corpora that fuzz_lane.c and fuzz_link.c begin with: what each end says in turn, as steps (see there)."""
+"""Write the corpora that fuzz_lane.c, fuzz_link.c and fuzz_tunnel.c begin with: what each end says in turn, as steps (see there)."""
 
 from __future__ import annotations
 
@@ -147,6 +147,55 @@ CROSSINGS: dict[str, tuple[bytes, list[tuple[int, bytes]]]] = {
 }
 
 
+def tunnel(number: int) -> bytes:
+    return frame(HEADERS, 4, number, fields((":method", "CONNECT"), (":authority", "10.0.0.2:80")))
+
+
+READ, DROPPED = 5, 7 | 128
+OPENED = frame(HEADERS, 4, 1, fields((":status", "200")))
+TUNNELS: dict[str, tuple[bytes, list[tuple[int, bytes]]]] = {
+    "called": (
+        CALLED,
+        [GREETS, (PEER, tunnel(1)), (PEER, frame(DATA, 0, 1, b"abc")), (OURS, b"def"), (PEER, frame(DATA, END, 1)), (6, b"")],
+    ),
+    "called-twice": (
+        CALLED,
+        [
+            GREETS,
+            (PEER, tunnel(1) + tunnel(3)),
+            (PEER, frame(DATA, END, 1, b"abc") + frame(DATA, 0, 3, b"abc")),
+            (OURS, b"x"),
+            (OURS | 16, b"y"),
+        ],
+    ),
+    "called-reset": (CALLED, [GREETS, (PEER, tunnel(1)), (OURS, b"x"), (PEER, frame(RST, 0, 1, b"\0\0\0\x0a"))]),
+    "called-mild": (CALLED, [GREETS, (PEER, tunnel(1)), (6, b""), (PEER, frame(RST, 0, 1, b"\0\0\0\x08"))]),
+    "called-gone": (
+        CALLED,
+        [GREETS, (PEER, tunnel(1)), (PEER, frame(DATA, 0, 1, b"abc")), (6 | 128, b""), (PEER, frame(DATA, 0, 1, b"abc"))],
+    ),
+    "called-whole": (
+        CALLED,
+        [
+            GREETS,
+            (PEER, tunnel(1)),
+            *((PEER, frame(DATA, 0, 1, b"x" * 240)) for _ in range(40)),
+            (6, b""),
+            (PEER, frame(DATA, END, 1)),
+            (14, b""),
+        ],
+    ),
+    "called-shut": (CALLED, [(PEER, CLIENT[:-9] + frame(4, 0, 0, b"\0\x04\0\0\0\x03") + ACK), (PEER, tunnel(1)), (OURS, b"x" * 200)]),
+    "called-dropped": (
+        CALLED,
+        [GREETS, (PEER, tunnel(1)), (PEER, frame(DATA, 0, 1, b"abc")), (DROPPED, b""), (PEER, frame(DATA, 0, 1, b"abc"))],
+    ),
+    "calling": (CALLING, [ANSWERS, (PEER, OPENED), (OURS, b"abc"), (PEER, frame(DATA, END, 1, b"def")), (READ, b""), (6, b"")]),
+    "calling-away": (CALLING, [ANSWERS, (PEER, OPENED), (OURS, b"abc"), (PEER, frame(7, 0, 0, bytes(8))), (14, b"")]),
+    "calling-trailers": (CALLING, [ANSWERS, (PEER, OPENED), (PEER, frame(HEADERS, WHOLE, 1, fields(("x-t", "1")))), (6, b"")]),
+}
+
+
 def write(folder: Path, name: str, first: bytes, steps: list[tuple[int, bytes]]) -> None:
     folder.mkdir(exist_ok=True)
     (folder / name).write_bytes(first + b"".join(bytes((who, len(data))) + data for who, data in steps))
@@ -158,6 +207,8 @@ def main() -> None:
         write(here / "corpus", name, b"", steps)
     for name, (end, steps) in CROSSINGS.items():
         write(here / "corpus-link", name, end, steps)
+    for name, (end, steps) in TUNNELS.items():
+        write(here / "corpus-tunnel", name, end, steps)
 
 
 if __name__ == "__main__":

@@ -113,7 +113,7 @@ def test_a_call(place):
     assert place.say(GET) == SENT
     assert place.answer(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\no") == OK[:-1]
     assert place.answer(b"k") == b"k"
-    assert place.lane.stats == {"callers": 1, "calls": 0, "servers": 1, "relays": 0, "links": 0, "served": 2, "missed": 0}
+    assert place.lane.stats == {"callers": 1, "calls": 0, "servers": 1, "relays": 0, "tunnels": 0, "links": 0, "served": 2, "missed": 0}
     ((row, answered, buckets, seconds, bytes_in, bytes_out),) = place.lane.counts()
     assert (row, answered, sum(buckets)) == (0, (0, 0, 2, 0, 0, 0), 2)
     assert (bytes_in, bytes_out) == (2 * len(GET), 2 * len(OK))
