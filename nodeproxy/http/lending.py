@@ -11,8 +11,11 @@ from nodeproxy.http.caller import Caller
 from nodeproxy.http.message import RequestHead
 from nodeproxy.http.sides import Server
 from nodeproxy.http.streams import StreamCaller, StreamServer
-from nodeproxy.linked import LaneCarrier
+from nodeproxy.native import AVAILABLE
 from nodeproxy.stream import Peeked
+
+if AVAILABLE:
+    from nodeproxy.linked import LaneCarrier
 
 if TYPE_CHECKING:
     from nodeproxy.http.exchange import Exchange
