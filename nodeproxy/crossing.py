@@ -1,9 +1,10 @@
-"""Calls that the native lane carries from one node to another: what Python has to do with them.
+"""Calls of which the native lane carries an end, or both, as a stream of HTTP/2: what Python has to do with them.
 
 On the node that calls, a server is the connection to its node (`route`): the lane opens a stream on it for each request that it was
 taught. On the node that is called, a stream comes with a destination and a caller; `learn` says by which plan such streams are decided,
-and who their caller is for the records (a guest: the connection that was made of the stream which taught it). What the lane cannot
-finish comes back here: a request or response that goes on in Python, or a failure, which is answered and recorded.
+and who their caller is for the records (a guest: the connection that was made of the stream which taught it). Within a node a server that
+speaks HTTP/2 is the connections to it (`route_server`), and a caller that does has one plan for all streams of his connection (`serve`).
+What the lane cannot finish comes back here: a request or response that goes on in Python, or a failure, which is answered and recorded.
 """
 
 from __future__ import annotations
@@ -12,13 +13,16 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from nodeproxy.errors import FLAGS, Refused
-from nodeproxy.http.answers import answer_fields, content
+from nodeproxy.http.answers import answer_fields, content, grpc_fields
+from nodeproxy.http.fields import pair
+from nodeproxy.http.h2 import Connection
 from nodeproxy.http.h2_channel import Channel
-from nodeproxy.http.h2_message import DESTINATION
-from nodeproxy.http.message import Fields, RequestHead
+from nodeproxy.http.h2_message import DESTINATION, is_grpc_field
+from nodeproxy.http.message import RequestHead
+from nodeproxy.http.streams import StreamServer
 from nodeproxy.linked import LaneCarrier
 from nodeproxy.peer import PeerConnection, note_peer
-from nodeproxy.telemetry.report import Record, new_id
+from nodeproxy.telemetry.report import Record, new_id, trace_id
 from policy.model import Endpoint
 
 if TYPE_CHECKING:
@@ -40,6 +44,7 @@ class Crossing:
         self._linked: dict[LaneCarrier, Linked] = {}
         self._plans: dict[tuple[int, bytes, bytes], Plan] = {}
         self._guests: dict[int, Conn] = {}
+        self._callers: dict[LaneCarrier, int] = {}  # guests of this node: connections of callers who speak HTTP/2
         self._adopted: dict[int, Channel] = {}  # by caller: streams whose response goes on in Python
         self._answered: dict[
             tuple[int, int], Given
@@ -54,23 +59,40 @@ class Crossing:
     def link(self, carrier: LaneCarrier, fd: int, tls: Any, h2: H2, stall: float) -> Linked:
         """Carry a connection until `unlink`."""
         number = self._lane.next_id()
-        linked = self._lane.lane.link(number, fd, tls, h2, stall)
+        linked = self._lane.lane.link(number, fd, tls, h2, stall, carrier.local)
         self._carriers[number] = carrier
         self._numbers[carrier] = number
         self._linked[carrier] = linked
+        if carrier.caller is not None:
+            guest = self._callers[carrier] = self._lane.next_id()
+            self._guests[guest] = carrier.caller
+            plan = self._lane.ready(carrier.caller, h2=True)
+            if plan is not None:
+                self._open(carrier, plan)
         self._lane.stir()
         return linked
 
     def unlink(self, carrier: LaneCarrier, bye: bool) -> None:
         """`bye`: tell the peer that this is the end."""
         number = self._numbers.pop(carrier)
-        self._linked.pop(carrier).close(bye)
+        linked = self._linked.pop(carrier)
+        counted = linked.totals
+        linked.close(bye)
         self._lane.collect()  # what broke with it
         del self._carriers[number]
+        if carrier.caller is not None:
+            total = carrier.caller.report.record
+            total.bytes_in, total.bytes_out = total.bytes_in + counted[0], total.bytes_out + counted[1]
+            guest = self._callers.pop(carrier)
+            if not any(whose == guest for *_, whose in self._lane.lane.calls()):
+                del self._guests[guest]
         for key in [key for key in self._plans if key[0] == number]:
             del self._plans[key]
         for stream in [stream for stream in self._answered if stream[0] == number]:
-            self._lane.take_back(self._answered.pop(stream).server).close()
+            given = self._answered.pop(stream)
+            if given.server:
+                self._lane.take_back(given.server).close()
+            self.drop_adopted(given.caller)
         carrier.left()
 
     def tell(self) -> None:
@@ -90,18 +112,35 @@ class Crossing:
 
     # teaching
 
-    def route(self, target: Target, peer: PeerConnection, endpoint: Endpoint) -> bool:
-        """Requests for this target may go over this connection. False: it is not the lane's."""
+    def route(self, target: Target, peer: PeerConnection, endpoint: Endpoint, h2: bool) -> bool:
+        """Requests for this target may go over this connection. False: it is not the lane's. `h2`: their caller speaks HTTP/2."""
         carrier = getattr(peer, "carrier", None)
         linked = self._linked.get(carrier) if isinstance(carrier, LaneCarrier) else None
         if linked is None or not peer.native:
             return False
-        self._lane.lane.route(target, linked, str(endpoint).encode())
+        self._lane.lane.route(target, linked, f"{endpoint};h2".encode() if h2 else str(endpoint).encode())
         self._peers[target.serial] = peer
         return True
 
-    def learn(self, conn: Conn, channel: Channel, head: RequestHead, sent: bytes, pick: Pick) -> None:
-        """A stream was served by the slow lane: may the lane serve such ones of this peer?"""
+    def route_server(self, target: Target, connections: list[Connection]) -> bool:
+        """Requests for this target may go over these connections, straight to the server. False: none is the lane's."""
+        linked = [found for one in connections if isinstance(one.carrier, LaneCarrier) and (found := self._linked.get(one.carrier))]
+        for one in linked:
+            self._lane.lane.route(target, one, b"")
+        return bool(linked)
+
+    def serve(self, channel: Channel, plan: Plan) -> None:
+        """Streams of this caller's connection are decided by this plan."""
+        carrier = channel.connection.carrier
+        if isinstance(carrier, LaneCarrier) and carrier in self._callers:
+            self._open(carrier, plan)
+
+    def _open(self, carrier: LaneCarrier, plan: Plan) -> None:
+        plan.refill()
+        self._lane.lane.door(self._linked[carrier], b"", b"", plan.native, self._callers[carrier])
+
+    def learn(self, conn: Conn, channel: Channel, head: RequestHead, sent: bytes, pick: Pick, h2: bool) -> None:
+        """A stream was served by the slow lane: may the lane serve such ones of this peer? `h2`: its caller speaks HTTP/2."""
         carrier = channel.connection.carrier
         linked = self._linked.get(carrier) if isinstance(carrier, LaneCarrier) else None
         if linked is None or not isinstance(carrier, LaneCarrier):
@@ -111,23 +150,23 @@ class Crossing:
         key = (self._numbers[carrier], what, whom.rpartition(b",")[2].strip(b" \t"))
         plan = self._plans.get(key)
         if plan is None:
-            plan = self._lane.plan_of_stream(conn)
+            plan = self._lane.plan_of_stream(conn, h2)
             if plan is None:
                 return
-            if len(self._guests) >= _MOST_GUESTS:
+            if len(self._guests) - len(self._callers) >= _MOST_GUESTS:
                 self._lane.forget()
             self._plans[key] = plan
             guest = self._lane.next_id()
             self._guests[guest] = conn
             self._lane.lane.door(linked, what, whom, plan.native, guest)
         if self._lane.teach(plan, conn, head, sent, pick):
-            self._lane.lend(conn, plan, pick.endpoint)
+            self._lane.lead(conn, plan, pick, head, h2)
 
     def forget(self) -> None:
         """Nothing holds that was learned; what is under way goes on, and is known by its guest until it is over."""
         self._plans.clear()
         self._peers.clear()
-        alive = {guest for _, _, _, guest in self._lane.lane.calls()}
+        alive = {guest for _, _, _, guest in self._lane.lane.calls()} | set(self._callers.values())
         for guest in self._guests.keys() - alive:
             del self._guests[guest]
 
@@ -146,12 +185,17 @@ class Crossing:
 
     def adopt(self, given: Given) -> None:
         """A response on a stream of ours goes on in Python, before the lane's next events for it are told."""
-        channel = self._carriers[given.link].adopt(given.stream)
+        channel = self._carriers[given.back_link].adopt(given.back, given.asked_all)
         if channel is not None:
             self._adopted[given.caller] = channel
 
-    def adopted(self, given: Given) -> Channel | None:
-        return self._adopted.pop(given.caller, None)
+    def adopted(self, given: Given, endpoint: Endpoint) -> StreamServer | None:
+        """The stream on which the lane has asked. None: it is gone."""
+        channel = self._adopted.pop(given.caller, None)
+        if channel is None:
+            return None
+        carrier = channel.connection.carrier
+        return StreamServer.adopted(channel, endpoint, through_node=not (isinstance(carrier, LaneCarrier) and carrier.local))
 
     def drop_adopted(self, caller: int) -> None:
         """Nobody came for it."""
@@ -177,10 +221,11 @@ class Crossing:
         conn, pick = self._guests.get(given.guest), self._lane.pick_of(given)
         if conn is None or pick is None:
             return
-        refused = Refused(given.flag, given.detail and f"{pick.endpoint} {given.detail}")
+        refused = Refused(given.flag, of_endpoint(str(pick.endpoint), given.detail))
+        fields = [pair(line) for line in given.data.partition(b"\r\n\r\n")[0].split(b"\r\n")[1:]]
         record = self._lane.record_of(conn, pick, given.data.partition(b"\r\n")[0], time.monotonic() - given.began)
         record.bytes_in, record.bytes_out = given.bytes_in, given.bytes_out
-        record.flag, record.detail, record.id = refused.flag, refused.detail, new_id()
+        record.flag, record.detail, record.id = refused.flag, refused.detail, trace_id(fields) or new_id()
         record.status = given.status if given.begun else 0
         self.note(record, conn, given.target)
         carrier = self._carriers.get(given.link)
@@ -189,8 +234,18 @@ class Crossing:
                 carrier.drop(given.stream, _CANCEL)
             else:
                 record.status = FLAGS[refused.flag].status
-                body = content(refused)
-                fields: Fields = answer_fields(refused, record.id, len(body))
+                body, said = b"", grpc_fields(refused, record.id)
+                if not any(is_grpc_field(name, value) for name, value in fields):
+                    body = content(refused)
+                    said = answer_fields(refused, record.id, len(body))
                 head_only = given.data.startswith(b"HEAD ")
-                record.bytes_out = carrier.answer(given.stream, fields, b"" if head_only else body)
+                record.bytes_out = carrier.answer(given.stream, said, b"" if head_only else body)
+        if given.guest in self._callers.values():
+            total = conn.report.record
+            total.bytes_in, total.bytes_out = total.bytes_in + record.bytes_in, total.bytes_out + record.bytes_out
         conn.context.sink(record)
+
+
+def of_endpoint(name: str, detail: str) -> str:
+    """What became of a request, as the lane tells it, said of its endpoint."""
+    return detail and (name + detail if detail[0] == ":" else f"{name} {detail}")

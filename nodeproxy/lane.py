@@ -37,6 +37,7 @@ from nodeproxy.http.h2_bounds import Code
 from nodeproxy.http.h2_channel import Channel
 from nodeproxy.http.message import RequestHead
 from nodeproxy.http.pool import Key, Upstream
+from nodeproxy.http.reach import server_speaks_h2
 from nodeproxy.limits import Limits
 from nodeproxy.native import (
     DONE,
@@ -99,6 +100,9 @@ class Given(NamedTuple):
     guest: int  # 0: it is a connection of its own; else a stream, see crossing.py
     link: int  # of a stream: which connection
     stream: int
+    back: int  # the stream that was asked, 0: none
+    back_link: int  # of which connection
+    asked_all: bool  # the whole request was sent there
 
 
 class Passed(NamedTuple):
@@ -171,8 +175,8 @@ class FastLane:
         self.context = context
         self.lane = Lane(BUCKETS)
         self._counted = counted
-        self._plans: dict[tuple[str, str, str, tuple[str, int]], Plan | None] = {}
-        self._targets: dict[Key, Target] = {}
+        self._plans: dict[tuple[str, str, str, tuple[str, int], bool], Plan | None] = {}
+        self._targets: dict[tuple[Key, bool], Target] = {}  # for callers who speak HTTP/2, and for others
         self._picks: dict[int, Pick] = {}  # by the target's serial: what a call to it was decided as
         self._pairs: dict[Pair, int] = {}
         self._crowds: dict[str, int] = {}  # by the workload behind whose doors they are
@@ -259,7 +263,7 @@ class FastLane:
     def drop_resting(self, addresses: Collection[str], workload: str) -> None:
         """Close what rests from or to these addresses, or this workload. As Pool.forget."""
         gone = frozenset(addresses)
-        for key in [k for k in self._targets if k[0] in gone or k[2].address in gone or workload in (k[1], k[2].workload)]:
+        for key in [k for k in self._targets if _of(k[0], gone, workload)]:
             target = self._targets.pop(key)
             self._picks.pop(target.serial, None)
             self.lane.clear(target)
@@ -317,9 +321,10 @@ class FastLane:
 
     # lending
 
-    def learn(self, conn: Conn, head: RequestHead, sent: bytes, pick: Pick) -> Plan | None:
-        """A request was served by the slow lane: may the lane serve such ones, and this connection? None: it may not."""
-        plan = self._plan(conn)
+    def learn(self, conn: Conn, head: RequestHead, sent: bytes, pick: Pick, h2: bool = False) -> Plan | None:
+        """A request was served by the slow lane: may the lane serve such ones, and this connection? None: it may not. `h2`: it is a
+        stream of a caller who speaks HTTP/2."""
+        plan = self._plan(conn, h2)
         if plan is None or pick.endpoint not in plan.targets:
             return None
         return plan if self.teach(plan, conn, head, sent, pick) else None
@@ -352,7 +357,7 @@ class FastLane:
 
     def learn_refusal(self, conn: Conn, head: RequestHead, sent: bytes) -> None:
         """Policy has refused a request: may the lane refuse such ones, in the same words?"""
-        plan = self._plan(conn)
+        plan = self._plan(conn, False)
         if plan is None or sent != head.target or head.host is None or not isinstance(conn.route, Outward | Inward):
             return
         path = head.target.partition(b"?")[0]
@@ -380,12 +385,24 @@ class FastLane:
             number = self._denials[key] = self.lane.denial(whole, len(head), head.index(_ID.encode()))
         return number
 
-    def ready(self, conn: Conn) -> Plan | None:
+    def ready(self, conn: Conn, h2: bool = False) -> Plan | None:
         """A plan for a connection that has asked nothing yet, where others have been taught before."""
-        plan = self._plans.get(_key(conn))
+        plan = self._plans.get(_key(conn, h2))
         if plan is None or not (plan.refuses or any(target.resting or target.linked for target in plan.targets.values())):
             return None
         return plan
+
+    def lead(self, conn: Conn, plan: Plan, pick: Pick, head: RequestHead, h2: bool) -> bool:
+        """What this request was sent over is the lane's as well. False: it is not."""
+        context, target = self.context, plan.targets[pick.endpoint]
+        if pick.hop is not None:
+            peer = context.peers.existing(conn, pick.hop) if context.peers is not None else None
+            return peer is not None and self.crossing.route(target, peer, pick.endpoint, h2)
+        if server_speaks_h2(pick, head, h2):
+            key = (caller_key(conn, pick.endpoint), conn.workload.key, pick.endpoint)
+            return context.shared is not None and self.crossing.route_server(target, context.shared.existing(key))
+        self.lend(conn, plan, pick.endpoint)
+        return True
 
     def lend(self, conn: Conn, plan: Plan, endpoint: Endpoint) -> None:
         """Lend the server connection that rests, if one does."""
@@ -401,9 +418,11 @@ class FastLane:
 
     def resting(self, key: Key) -> Upstream | None:
         """A server's connection goes back to the slow lane, which needs one."""
-        target = self._targets.get(key)
-        number = self.lane.reclaim(target) if target is not None else 0
-        return self._lent.pop(number) if number else None
+        for h2 in (False, True):
+            target = self._targets.get((key, h2))
+            if target is not None and (number := self.lane.reclaim(target)):
+                return self._lent.pop(number)
+        return None
 
     async def carry(self, conn: Conn, plan: Plan, stream: trio.SocketStream, data: bytes) -> Given:
         """Lend a caller's connection; answers with what comes back, after any number of requests.
@@ -552,11 +571,11 @@ class FastLane:
                 relay.task = None
         for told in lane.ups():
             given = _given(told)
+            if given.back and given.what == RESPONSE:
+                self.crossing.adopt(given)
             if given.guest:
                 self.crossing.back(given)
                 continue
-            if given.link and given.what == RESPONSE:
-                self.crossing.adopt(given)
             task, _ = self._waiting.pop(given.caller, (None, None))
             if task is None:
                 self._given[given.caller] = given
@@ -634,20 +653,20 @@ class FastLane:
 
     # plans
 
-    def _plan(self, conn: Conn) -> Plan | None:
-        key = _key(conn)
+    def _plan(self, conn: Conn, h2: bool) -> Plan | None:
+        key = _key(conn, h2)
         if key in self._plans:
             return self._plans[key]
         if len(self._plans) >= _MOST_PLANS:
             self.forget()
-        plan = self._plans[key] = self._made(conn)
+        plan = self._plans[key] = self._made(conn, h2)
         return plan
 
-    def plan_of_stream(self, conn: Conn) -> Plan | None:
+    def plan_of_stream(self, conn: Conn, h2: bool) -> Plan | None:
         """As for a connection; but who calls is proved by the one that the stream came on, so it is of that one alone."""
-        return self._made(conn)
+        return self._made(conn, h2)
 
-    def _made(self, conn: Conn) -> Plan | None:
+    def _made(self, conn: Conn, h2: bool) -> Plan | None:
         found = self._groups(conn)
         if not found:
             return None
@@ -661,7 +680,7 @@ class FastLane:
                     return None
                 if workload.key not in captured and not (isinstance(conn.route, Outward) and conn.route.crosses(workload, endpoint)):
                     return None
-                key = (caller_key(conn, endpoint), conn.workload.key, endpoint)
+                key = ((caller_key(conn, endpoint), conn.workload.key, endpoint), h2)
                 target = self._targets.get(key)
                 if target is None:
                     target = self._targets[key] = self.lane.target()
@@ -701,7 +720,7 @@ class FastLane:
             return None
         service, port = destination.service, destination.port
         if service.split is None:
-            return (None, {service.key: port.endpoints}) if port.endpoints and port.protocol != "grpc" else None
+            return (None, {service.key: port.endpoints}) if port.endpoints else None
         if service.split.matches is not None:
             return None  # whether it is split depends on the request
         ready, groups = [], {}
@@ -709,8 +728,6 @@ class FastLane:
             chosen = snapshot.service(backend.service)
             chosen_port = next((p for p in chosen.ports if p.port == port.port and p.transport == "tcp"), None) if chosen else None
             if backend.weight and chosen_port is not None and chosen_port.endpoints:
-                if chosen_port.protocol == "grpc":
-                    return None
                 ready.append(backend)
                 groups[backend.service] = chosen_port.endpoints
         if len(ready) < 2:
@@ -718,8 +735,13 @@ class FastLane:
         return self.context.live.turns(conn.workload.key, service.key, port.port, False, ready), groups
 
 
-def _key(conn: Conn) -> tuple[str, str, str, tuple[str, int]]:
-    return conn.direction, conn.workload.key, forwarded_for(conn) if conn.direction == "inbound" else conn.peer[0], conn.dialled
+def _key(conn: Conn, h2: bool) -> tuple[str, str, str, tuple[str, int], bool]:
+    return conn.direction, conn.workload.key, forwarded_for(conn) if conn.direction == "inbound" else conn.peer[0], conn.dialled, h2
+
+
+def _of(key: Key, addresses: frozenset[str], workload: str) -> bool:
+    """Does it lead from or to one of these addresses, or this workload?"""
+    return key[0] in addresses or key[2].address in addresses or workload in (key[1], key[2].workload)
 
 
 def _caller(conn: Conn) -> Identity | None:

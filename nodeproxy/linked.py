@@ -1,6 +1,7 @@
 """HTTP/2 connections that the native lane carries: it reads, writes and times them, and tells Python of what is Python's.
 
-Streams of which the lane knows everything (a request it was taught, on its way to a node that takes it) never come here. For all others
+They lead to another node (over TLS), come from a workload that speaks HTTP/2, or lead to a server that does (plain). Streams of which the
+lane knows everything (a request it was taught, on its way to whoever takes it) never come here. For all others
 the connection is what it is over any stream: http/h2.py with its channels, whose machine is the one that the lane feeds (native/h2.c).
 """
 
@@ -13,10 +14,13 @@ import trio
 from nodeproxy.http.h2_machine import Violation
 from nodeproxy.http.h2_native import NativeMachine
 from nodeproxy.http.message import Fields
+from nodeproxy.stream import Peeked
 from nodeproxy.tls_native import in_words
 
 if TYPE_CHECKING:
+    from nodeproxy.context import Conn
     from nodeproxy.http.h2 import Connection
+    from nodeproxy.http.h2_bounds import Bounds
     from nodeproxy.http.h2_channel import Channel
     from nodeproxy.lane import FastLane
     from nodeproxy.native import Linked
@@ -25,8 +29,12 @@ if TYPE_CHECKING:
 class LaneCarrier:
     """http/h2_carrier.Carrier: the lane owns the descriptor while `run` runs."""
 
-    def __init__(self, lane: FastLane, fd: int, tls: Any) -> None:
-        """`tls`: the handshake that is done (tls_native.py); None: bytes are plain."""
+    def __init__(self, lane: FastLane, fd: int, tls: Any, local: bool = False, held: bytes = b"", caller: Conn | None = None) -> None:
+        """`tls`: the handshake that is done (tls_native.py); None: bytes are plain. `local`: a workload is at the other end, and nothing
+        that it says is believed. `held`: what was read before. `caller`: whose connection it is, where a workload asks on it."""
+        self.local = local
+        self.caller = caller
+        self._held = held
         self._lane = lane
         self._fd = fd
         self._tls = tls
@@ -53,6 +61,10 @@ class LaneCarrier:
         assert isinstance(machine, NativeMachine), "made for the lane"
         self._connection = connection
         self._linked = linked = self._lane.crossing.link(self, self._fd, self._tls, machine.h2, connection.bounds.stall)
+        if self._held:
+            linked.feed(self._held)
+            self._held = b""
+            self.told()
         in_order = False
         try:
             with connection.listens():
@@ -132,9 +144,9 @@ class LaneCarrier:
 
     # what was the lane's, and is Python's from here on
 
-    def adopt(self, number: int) -> Channel | None:
-        """A stream of ours, whose request was sent."""
-        return self._connection.adopt(number) if self._connection is not None and not self._connection.closed else None
+    def adopt(self, number: int, whole: bool) -> Channel | None:
+        """A stream of ours, on which a request was sent; `whole`: all of it."""
+        return self._connection.adopt(number, whole) if self._connection is not None and not self._connection.closed else None
 
     def answer(self, number: int, fields: Fields, body: bytes) -> int:
         """Answer a stream of the peer, and be done with it. Answers how many bytes that is."""
@@ -151,3 +163,12 @@ class LaneCarrier:
         if self._connection is not None:
             self._connection.machine.drop(number, code)
             self.stir()
+
+
+def plain_carrier(lane: FastLane | None, stream: object, bounds: Bounds, caller: Conn | None = None) -> LaneCarrier | None:
+    """For a connection of a workload, or to one. None: the lane cannot have it."""
+    below = stream.stream if isinstance(stream, Peeked) else stream
+    if lane is None or not bounds.native or not isinstance(below, trio.SocketStream):
+        return None
+    held = stream.take_held() if isinstance(stream, Peeked) else b""
+    return LaneCarrier(lane, below.socket.fileno(), None, True, held, caller)

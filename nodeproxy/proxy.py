@@ -94,7 +94,7 @@ class Proxy:
         if lane:
             from nodeproxy.lane import FastLane
 
-            self.context.lane = self.lane = FastLane(self.context, counted)
+            self.context.lane = self.shared.lane = self.lane = FastLane(self.context, counted)
             self.context.live.failing = self.lane.forget
         self.context.peers = self.peers = Peers(self.context, peer_limits)
         self._nursery: trio.Nursery | None = None

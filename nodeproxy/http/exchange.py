@@ -31,6 +31,7 @@ from policy.model import Request
 
 if TYPE_CHECKING:
     from nodeproxy.context import Conn, Route
+    from nodeproxy.http.lending import Answered
 
 log = logging.getLogger("edgemesh.http")
 
@@ -169,7 +170,7 @@ class Exchange:
 
         answered = self.lends.answered() if self.lends is not None else None
         if answered is not None:  # the lane has asked the server, and what it says is ours to deliver
-            return await self._go_on(answered, request)
+            return await self._go_on(answered, request, piece)
         upstream = await self._reach(request)
         begin(upstream)
         if not self.incoming.complete:
@@ -189,11 +190,25 @@ class Exchange:
             response = await self.response_head(upstream)
         return await self.deliver(upstream, response)
 
-    async def _go_on(self, upstream: Server, request: Request) -> bool:
+    async def _go_on(self, answered: Answered, request: Request, piece: bytes | None) -> bool:
+        """`piece`: of the body, which came since then."""
+        upstream, pick, record = answered.server, answered.pick, self.record
         self.upstream = upstream
         self.context.live.began(upstream.endpoint)
-        decide(self.conn, self.route, request, self.record)
-        self.record.endpoint = upstream.name
+        if pick is None:
+            decide(self.conn, self.route, request, record)
+        else:
+            self.conn.moves(pick, request)
+            record.destination, record.service, record.rule = pick.workload, pick.service, pick.rule
+            if not self.route.still_allows(pick, request):  # policy has changed since the lane asked
+                raise Refused("cut")
+        record.endpoint = upstream.name
+        record.bytes_in = answered.bytes_in + len(piece or b"")
+        if not answered.whole:
+            upstream.add(piece or b"", self.incoming)
+            if not self.incoming.complete:
+                return await self._carry_with_body(upstream)
+            await upstream.flush()
         return await self.deliver(upstream, await self.response_head(upstream))
 
     async def _reach(self, request: Request, fresh: bool = False) -> Server:

@@ -230,10 +230,10 @@ class Connection:
         self._sent(channel, end)
         return channel
 
-    def adopt(self, number: int) -> Channel:
-        """A stream that was the carrier's: its request was sent, and its response is to come."""
+    def adopt(self, number: int, whole: bool) -> Channel:
+        """A stream that was the carrier's: its request was sent (`whole`: to its end), and its response is to come."""
         channel = self._channels[number] = Channel(self, number, [], tunnel=False, asked=True)
-        channel.sent_end = True
+        channel.sent_end = whole
         return channel
 
     def lend(self, channel: Channel) -> None:

@@ -138,4 +138,8 @@ def trailer_fields(lines: list[bytes]) -> Fields:
 
 
 def is_grpc(head: RequestHead) -> bool:
-    return any(name == b"content-type" and value.startswith(b"application/grpc") for name, value in head.fields)
+    return any(is_grpc_field(name, value) for name, value in head.fields)
+
+
+def is_grpc_field(name: bytes, value: bytes) -> bool:
+    return name == b"content-type" and value.startswith(b"application/grpc")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import trio
 
@@ -10,16 +10,30 @@ from nodeproxy.errors import Refused
 from nodeproxy.http.caller import Caller
 from nodeproxy.http.message import RequestHead
 from nodeproxy.http.sides import Server
-from nodeproxy.http.streams import StreamCaller, StreamServer
-from nodeproxy.linked import LaneCarrier
+from nodeproxy.http.streams import StreamCaller
+from nodeproxy.native import AVAILABLE
 from nodeproxy.stream import Peeked
 
+if AVAILABLE:
+    from nodeproxy.crossing import of_endpoint
+    from nodeproxy.linked import LaneCarrier
+
 if TYPE_CHECKING:
+    from nodeproxy.context import Pick
     from nodeproxy.http.exchange import Exchange
     from nodeproxy.http.pool import Upstream
     from nodeproxy.lane import FastLane, Given, Plan
 
 _PATH_SHOWN = 256  # characters of a path in a record
+
+
+class Answered(NamedTuple):
+    """The lane has asked a server for this exchange, and what it says is Python's to deliver."""
+
+    server: Server
+    pick: Pick | None  # as what the request was decided; None: nobody knows any more
+    bytes_in: int  # of the request that the lane has sent on
+    whole: bool  # that was all of it
 
 
 def lending(exchange: Exchange) -> Lending | StreamLending | None:
@@ -29,7 +43,7 @@ def lending(exchange: Exchange) -> Lending | StreamLending | None:
         return None
     if isinstance(exchange.caller, StreamCaller):
         carried = isinstance(exchange.caller.channel.connection.carrier, LaneCarrier)
-        return StreamLending(exchange, lane, exchange.caller) if carried and exchange.conn.direction == "inbound" else None
+        return StreamLending(exchange, lane, exchange.caller) if carried else None
     if not isinstance(exchange.caller, Caller):
         return None
     stream = exchange.caller.stream
@@ -72,20 +86,12 @@ class Lending:
         conn, head = exchange.conn, exchange.head
         if head is None or conn.pick is None or exchange.context.draining:
             return True
-        hop, peers = conn.pick.hop, exchange.context.peers
-        peer = peers.existing(conn, hop) if hop is not None and peers is not None else None
-        if hop is not None and peer is None:
-            return True
         plan = self._lane.learn(conn, head, exchange.sent, conn.pick)
-        if plan is None:
-            return True
-        if peer is None:
-            self._lane.lend(conn, plan, conn.pick.endpoint)
-        elif not self._lane.crossing.route(plan.targets[conn.pick.endpoint], peer, conn.pick.endpoint):
+        if plan is None or not self._lane.lead(conn, plan, conn.pick, head, h2=False):
             return True
         return await self._carry(plan)
 
-    def answered(self) -> Server | None:
+    def answered(self) -> Answered | None:
         return None
 
     async def _carry(self, plan: Plan) -> bool:
@@ -129,14 +135,13 @@ class Lending:
         if given.what == self._lane.FAILED:
             head.close = head.close or bool(head.length)
             exchange.begun = given.begun
-            raise Refused(given.flag, given.detail and f"{exchange.record.endpoint} {given.detail}")
-        upstream: Server
+            raise Refused(given.flag, of_endpoint(exchange.record.endpoint, given.detail))
+        upstream: Server | None
         pick = self._lane.pick_of(given)
-        if given.link:
-            channel = self._lane.crossing.adopted(given)
-            if channel is None or pick is None:
+        if given.back:
+            upstream = self._lane.crossing.adopted(given, pick.endpoint) if pick is not None else None
+            if upstream is None:
                 raise Refused("upstream-broken", f"{exchange.record.endpoint} the connection to its node ended")
-            upstream = StreamServer.adopted(channel, pick.endpoint)
         else:
             upstream = taken_back(self._lane, given)
         exchange.upstream = upstream
@@ -185,14 +190,32 @@ class StreamLending:
     async def lend(self) -> bool:
         exchange = self._exchange
         conn, head = exchange.conn, exchange.head
-        if head is not None and conn.pick is not None and not exchange.context.draining:
-            self._lane.crossing.learn(conn, self._caller.channel, head, exchange.sent, conn.pick)
+        if head is None or conn.pick is None or exchange.context.draining:
+            return True
+        carrier, h2 = self._caller.channel.connection.carrier, self._caller.h2
+        if not (isinstance(carrier, LaneCarrier) and carrier.local):
+            self._lane.crossing.learn(conn, self._caller.channel, head, exchange.sent, conn.pick, h2)
+            return True
+        plan = self._lane.learn(conn, head, exchange.sent, conn.pick, h2)
+        if plan is not None and self._lane.lead(conn, plan, conn.pick, head, h2):
+            self._lane.crossing.serve(self._caller.channel, plan)
         return True
 
-    def answered(self) -> Server | None:
-        """The server that the lane has asked already, with what it said."""
-        given = self._lane.crossing.answered(self._caller.channel)
-        return taken_back(self._lane, given) if given is not None else None
+    def answered(self) -> Answered | None:
+        """The server that the lane has asked already, with what it said. Raises Refused."""
+        exchange, crossing = self._exchange, self._lane.crossing
+        given = crossing.answered(self._caller.channel)
+        if given is None:
+            return None
+        pick = self._lane.pick_of(given)
+        crossing.note(exchange.record, exchange.conn, given.target)
+        if not given.back:
+            return Answered(taken_back(self._lane, given), pick, given.bytes_in, given.asked_all)
+        server = crossing.adopted(given, pick.endpoint) if pick is not None else None
+        if server is None:
+            crossing.drop_adopted(given.caller)
+            raise Refused("upstream-broken", "the connection to the server ended")
+        return Answered(server, pick, given.bytes_in, given.asked_all)
 
 
 def taken_back(lane: FastLane, given: Given) -> Upstream:

@@ -41,7 +41,7 @@ def decide(conn: Conn, route: Route, request: Request, record: Record, tried: Co
 
 def resting(conn: Conn, pick: Pick, record: Record, head: RequestHead, h2: bool) -> Server | None:
     """A connection to the picked endpoint that was opened for this same caller and rests, if there is one."""
-    if _server_speaks_h2(pick, head, h2):
+    if server_speaks_h2(pick, head, h2):
         return None
     key = (caller_key(conn, pick.endpoint), conn.workload.key, pick.endpoint)
     upstream = conn.context.pool.take(key, trio.current_time())
@@ -79,14 +79,14 @@ async def _connect(conn: Conn, pick: Pick, record: Record, head: RequestHead, h2
         note_peer(record, peer)
         if peer.native:
             return StreamServer(peer, pick.endpoint, through_node=True, h2=h2)
-    if _server_speaks_h2(pick, head, h2):
+    if server_speaks_h2(pick, head, h2):
         assert context.shared is not None
         return StreamServer(await context.shared.get(conn, pick), pick.endpoint)
     key = (caller_key(conn, pick.endpoint), conn.workload.key, pick.endpoint)
     return Upstream(key, await dial(conn, pick), context.pool)
 
 
-def _server_speaks_h2(pick: Pick, head: RequestHead, h2: bool) -> bool:
+def server_speaks_h2(pick: Pick, head: RequestHead, h2: bool) -> bool:
     """As its Service port declares, or else as its caller does."""
     return (pick.protocol == "grpc" or (h2 and not pick.protocol)) and not _turns_opaque(head)
 

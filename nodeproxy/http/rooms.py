@@ -13,7 +13,11 @@ from nodeproxy.http.exchange import serve_requests
 from nodeproxy.http.h2 import Connection
 from nodeproxy.http.h2_channel import Channel
 from nodeproxy.http.streams import StreamCaller
+from nodeproxy.native import AVAILABLE
 from nodeproxy.stream import Peeked
+
+if AVAILABLE:
+    from nodeproxy.linked import plain_carrier
 
 if TYPE_CHECKING:
     from nodeproxy.context import Conn, Route
@@ -43,7 +47,9 @@ async def _begins_with_preface(conn: Conn) -> bool:
 
 async def serve_h2(conn: Conn, route: Route) -> None:
     """Serve every request of one HTTP/2 connection, each in a task of its own. Raises Refused or BrokenResourceError."""
-    connection = Connection(conn.stream, client=False, bounds=conn.context.h2_bounds, name=conn.peer[0])
+    bounds = conn.context.h2_bounds
+    carrier = plain_carrier(conn.context.lane, conn.stream, bounds, conn) if AVAILABLE else None
+    connection = Connection(conn.stream, client=False, bounds=bounds, name=conn.peer[0], carrier=carrier)
     failure: Exception | None = None
     async with trio.open_nursery() as streams:
 

@@ -16,12 +16,17 @@ from trio.abc import HalfCloseableStream
 from nodeproxy.errors import Refused
 from nodeproxy.http.h2 import Connection
 from nodeproxy.http.h2_bounds import Bounds
+from nodeproxy.native import AVAILABLE
 from nodeproxy.stream import abort
 from nodeproxy.upstream.connect import caller_key, dial
 from policy.model import Endpoint
 
+if AVAILABLE:
+    from nodeproxy.linked import plain_carrier
+
 if TYPE_CHECKING:
     from nodeproxy.context import Conn, Pick
+    from nodeproxy.lane import FastLane
 
 log = logging.getLogger("edgemesh.http")
 
@@ -35,6 +40,7 @@ class Shared:
     def __init__(self, bounds: Bounds, idle_timeout: float) -> None:
         self.bounds = bounds
         self.idle_timeout = idle_timeout
+        self.lane: FastLane | None = None  # which carries them, where it can
         self._open: dict[Key, list[Connection]] = {}
         self._dialling: dict[Key, trio.Lock] = {}
         self._nursery: trio.Nursery | None = None
@@ -73,9 +79,14 @@ class Shared:
         """Take over a connection that has carried nothing yet (detection dialled it)."""
         self._keep((caller, door, endpoint), stream)
 
+    def existing(self, key: Key) -> list[Connection]:
+        """Those that are open."""
+        return self._open.get(key, [])
+
     def _keep(self, key: Key, stream: HalfCloseableStream) -> Connection:
         assert self._nursery is not None, "run() first"
-        connection = Connection(stream, client=True, bounds=self.bounds, name=str(key[2]))
+        carrier = plain_carrier(self.lane, stream, self.bounds) if AVAILABLE else None
+        connection = Connection(stream, client=True, bounds=self.bounds, name=str(key[2]), carrier=carrier)
         self._open.setdefault(key, []).append(connection)
         self._nursery.start_soon(self._carry, key, connection, stream)
         return connection

@@ -200,9 +200,9 @@ class StreamServer:
         self._tried = trio.Event()  # the head was sent, or could not be: who waits for the response is not who sends the request
 
     @classmethod
-    def adopted(cls, channel: Channel, endpoint: Endpoint) -> StreamServer:
-        """A stream to another node on which the lane has asked."""
-        server = cls(channel.connection, endpoint, through_node=True)
+    def adopted(cls, channel: Channel, endpoint: Endpoint, through_node: bool) -> StreamServer:
+        """A stream on which the lane has asked."""
+        server = cls(channel.connection, endpoint, through_node)
         server._channel = channel
         server._incoming = StreamBody(channel)
         server._tried.set()

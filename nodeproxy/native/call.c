@@ -286,7 +286,7 @@ int64_t begin_call(lane *l, caller *c, const uint8_t *data, size_t size, const h
         return head_size;
     }
     server *s = e == NULL ? NULL : t->resting;
-    bool through = e != NULL && s == NULL && c->front == NULL && back_ready(t);   /* its node is asked, over a stream */
+    bool through = e != NULL && s == NULL && back_ready(t);   /* its node is asked, or the server itself, over a stream */
     if (s == NULL && !through) {
         l->missed++;
         return 0;

@@ -196,6 +196,24 @@ const seat *seat_of(const plan *p, const target *t) {
     return NULL;
 }
 
+/* Which of them is next is said where a stream is opened: see cross.c. */
+void target_link(target *t, struct link_ *k) {
+    if (t->link == k) return;
+    target_unlink(t, k);
+    for (uint32_t i = 0; t->link != NULL && i < MORE_LINKS; i++)
+        if (t->more[i] == NULL) {
+            t->more[i] = t->link;
+            break;
+        }
+    t->link = k;
+}
+
+void target_unlink(target *t, const struct link_ *k) {
+    if (k == NULL || t->link == k) t->link = NULL;
+    for (uint32_t i = 0; i < MORE_LINKS; i++)
+        if (k == NULL || t->more[i] == k) t->more[i] = NULL;
+}
+
 target *target_new(lane *l) {
     target *t = calloc(1, sizeof *t);
     if (t == NULL) return NULL;

@@ -326,10 +326,10 @@ static int frame_went(nghttp2_session *session, const nghttp2_frame *frame, void
 /* ---- what we send ---- */
 
 static bool submit_trailers(h2 *h, stream *s) {
-    nghttp2_nv nva[64];
+    nghttp2_nv nva[MOST_TRAILERS];
     size_t count = 0;
     const uint8_t *p = first(&s->trailers), *end = p + held(&s->trailers);
-    while (p < end && count < 64) {
+    while (p < end && count < MOST_TRAILERS) {
         field_sizes sizes;
         memcpy(&sizes, p, sizeof sizes);
         p += sizeof sizes;

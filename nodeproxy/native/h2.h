@@ -11,6 +11,7 @@
 #include "lane.h"
 
 #define FIRST_WINDOW 65535      /* RFC 9113 section 6.9.2 */
+#define MOST_TRAILERS 100      /* h2_bounds.py header_count */
 #define PUMPED 32768u           /* bytes of frames that are made ahead of their sending; less than what stops Python's senders */
 
 typedef struct { double left, burst, rate, at; } bucket;

@@ -51,7 +51,11 @@ static const uint8_t *head_end(const uint8_t *data, size_t size) {
 static bool kind_of(const uint8_t *name, size_t size, bool request, uint8_t *kind) {
     *kind = PLAIN;
     switch (size) {
-    case 2: if (same_word(name, size, "te")) return false; break;
+    case 2:
+        if (!same_word(name, size, "te")) break;
+        if (!request) return false;
+        *kind = TRAILERS_OK;
+        break;
     case 4: if (request && same_word(name, size, "host")) *kind = HOST; break;
     case 6: if (request && same_word(name, size, "expect")) return false; break;
     case 7: if (same_word(name, size, "upgrade")) return false; break;
@@ -122,6 +126,10 @@ static bool read_fields(const uint8_t *p, const uint8_t *end, bool request, uint
             break;
         case TRACE:
             out->traced = true;
+            break;
+        case TRAILERS_OK:
+            if (out->trailers_ok || !same_word(f->value, f->value_size, "trailers")) return false;
+            out->trailers_ok = true;
             break;
         default: break;
         }
@@ -248,6 +256,7 @@ bool write_request(buffer *out, const head *h, const uint8_t *shown, size_t show
     } else if (h->length >= 0) {
         ok = ok && add_length(out, h->length);
     }
+    if (h->trailers_ok) ok = ok && add_word(out, "connection: te\r\nte: trailers\r\n");
     return ok && add_word(out, "\r\n");
 }
 

@@ -43,13 +43,13 @@ void buffer_free(buffer *b);
 
 /* ---- head.c: message heads ---- */
 typedef struct { const uint8_t *line; uint32_t line_size, name_size; const uint8_t *value; uint32_t value_size; uint8_t kind; } field;
-enum { PLAIN, HOST, LENGTH, CHUNKING, CONNECTION, FORWARDED_FOR, FORWARDED_PROTO, TRACE, ENDS_HERE };
+enum { PLAIN, HOST, LENGTH, CHUNKING, CONNECTION, FORWARDED_FOR, FORWARDED_PROTO, TRACE, TRAILERS_OK, ENDS_HERE };
 typedef struct {
     const uint8_t *method, *target, *host, *reason;
     uint32_t method_size, target_size, path_size, host_size, reason_size, fields;
     int64_t length;          /* Content-Length; -1: none */
     int status, minor;
-    bool chunked, close, has_proto, traced;
+    bool chunked, close, has_proto, traced, trailers_ok;   /* trailers_ok: TE: trailers */
     field field[MOST_FIELDS];
 } head;
 typedef struct { uint32_t head_bytes, header_count, path_bytes; } head_limits;
@@ -81,13 +81,15 @@ typedef struct entry {
     uint8_t key[];
 } entry;
 #define NO_DENIAL UINT32_MAX
+#define MORE_LINKS 15
 typedef struct target {         /* one endpoint for one caller: servers at rest, and what is under way */
     struct target *next, *previous;      /* all */
     struct server *resting;     /* the one used last first */
     uint64_t serial;            /* never used again, unlike an address */
     uint64_t chosen;            /* when: of those that are equally busy, the one chosen longest ago is next */
-    struct link_ *link;         /* to its node, where it is on another one */
-    uint8_t name[64];           /* how that node knows it: address and port */
+    struct link_ *link;         /* to its node, where it is on another one; to itself, where it is asked in HTTP/2 */
+    struct link_ *more[MORE_LINKS];      /* others to the same, where one has no room for all streams */
+    uint8_t name[64];           /* how that node knows it: address and port; empty: the link leads to the server itself */
     uint32_t name_size;
     uint32_t in_flight, rests, users;
 } target;
@@ -138,22 +140,23 @@ typedef struct caller {
     uint8_t state;
     server *server;
     target *target;                      /* of the request under way */
-    struct stream *front, *back;         /* it is a stream itself; it is answered by one. See cross.c */
+    struct stream *front, *back;         /* it is a stream itself; it is answered by one; both. See cross.c */
     struct link_ *from;                  /* whose stream it is */
     uint32_t from_size;                  /* of its fields, as they count in the log */
     struct caller *own;                  /* what `handle` is, for a stream */
     uint64_t guest;                      /* as whom Python knows the caller of a stream */
-    uint32_t owed;                       /* bytes of a stream that were not passed on yet */
+    uint32_t front_owes, back_owes;      /* bytes of a stream that were not passed on yet */
     row *row;
     llhttp_t parser;
     buffer in, out, asked, trailers;     /* asked: the head as it came, until the response begins */
+    buffer kept;                         /* a small body that went on from stream to stream, likewise: it may have to be asked again */
     uint64_t since, deadline, began;     /* microseconds */
     uint64_t bytes_in, bytes_out;        /* of the request under way */
     uint64_t total_in, total_out;
     const char *late;                    /* the flag of running into the deadline; "": just the end */
     int status;
-    bool head_only, idempotent, has_body, request_done, response_done, chunk_request, chunk_response, close, ended, held_back, recalled, denied;
-} caller;
+    bool head_only, idempotent, has_body, request_done, response_done, chunk_request, chunk_response, close, ended, held_back, recalled, denied, unkept;
+} caller;   /* unkept: more went on than `kept` holds */
 
 enum { UP_REQUEST, UP_END, UP_FAILED, UP_RESPONSE };
 typedef struct up {
@@ -164,7 +167,9 @@ typedef struct up {
     bool begun;
     int status;
     uint64_t guest, link;                /* of a stream: who calls; of which connection it is */
-    int32_t stream;
+    int32_t stream, back;                /* back: which answers, of the connection back_link; 0: none */
+    uint64_t back_link;
+    bool asked_all;                      /* the whole request went there */
     uint64_t total_in, total_out, bytes_in, bytes_out;
     buffer data, rest;                   /* of the caller; of the server */
 } up;
@@ -248,7 +253,7 @@ typedef struct lane {
     uint8_t chance[1024];                /* for ids */
     uint32_t chance_left;
     buffer work;                         /* what is built to be sent at once */
-    buffer text, names;                  /* heads that cross from one version of HTTP to the other */
+    buffer text, names, whom;            /* heads that cross from one version of HTTP to the other */
     uint8_t scratch[SCRATCH];
     bool no_memory;
     llhttp_settings_t asks, answers;
@@ -314,7 +319,9 @@ void deadline(lane *l, caller *c, uint64_t after, const char *flag);
 void come_again(lane *l, caller *c);
 
 /* ---- cross.c: the end of a call that is a stream ---- */
-bool back_ready(const target *t);
+bool back_ready(target *t);
+void target_link(target *t, struct link_ *k);                 /* it is one of those that lead there */
+void target_unlink(target *t, const struct link_ *k);         /* NULL: all */
 bool back_open(lane *l, caller *c, target *t, const head *h); /* false: nothing was done */
 uint32_t back_waits(const caller *c);                         /* bytes on their way to whoever answers */
 void back_send(lane *l, caller *c);

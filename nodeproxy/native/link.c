@@ -65,8 +65,11 @@ link_ *lane_link(lane *l, uint64_t id, int fd, secured *tls, h2 *h, uint64_t sta
 }
 
 void link_drop(lane *l, link_ *k, bool bye) {
+    static link_ nobody;
     tunnels_leave(l, k);
     h2_abandon(k->h);
+    for (caller *c = l->first_caller; c != NULL; c = c->next)
+        if (c->from == k) c->from = &nobody;   /* it has its answer, and its request is still on its way to the server */
     k->h->visitor = NULL;
     k->h->owner = NULL;
     if (k->tls != NULL) {
@@ -82,8 +85,7 @@ void link_drop(lane *l, link_ *k, bool bye) {
         while (*at != NULL && *at != k) at = &(*at)->next_due;
         if (*at == k) *at = k->next_due;
     }
-    for (target *t = l->first_target; t != NULL; t = t->next)
-        if (t->link == k) t->link = NULL;
+    for (target *t = l->first_target; t != NULL; t = t->next) target_unlink(t, k);
     for (uint32_t i = 0; i < k->doors; i++) {
         plan_free(l, k->door[i].plan);
         free(k->door[i].key);
@@ -156,6 +158,16 @@ static ssize_t write_some(link_ *k, const uint8_t *data, size_t size) {
     ssize_t sent = send(k->side.fd, data, size, MSG_NOSIGNAL | MSG_DONTWAIT);
     if (sent >= 0) return sent;
     return errno == EAGAIN || errno == EINTR ? SECURED_AGAIN : SECURED_BROKEN;
+}
+
+/* What was read from it before it was the lane's. */
+void link_feed(lane *l, link_ *k, const uint8_t *data, size_t size) {
+    l->now = micros_now();
+    k->heard = relay_clock(l);
+    h2_feed(k->h, data, size, (double)k->heard / 1e6);
+    callers_flush(l);
+    link_due(l, k);
+    if (k->h->over || held(&k->h->events)) tell(l, k);
 }
 
 static void read_link(lane *l, link_ *k) {

@@ -1,4 +1,9 @@
-/* Connections to other nodes: HTTP/2 (h2.h) over TLS (tls.h) on a descriptor that the lane reads and writes until Python closes it. */
+/* HTTP/2 connections (h2.h) on a descriptor that the lane reads and writes until Python closes it: over TLS (tls.h) to another node, or
+ * plain, with a workload of this one.
+ *
+ * A stream that another node opens says on whose behalf and to whom (doors). A workload's own streams all have one caller and one
+ * destination, those of its connection: such a link is `local`, and has one door, which no field of a request can choose.
+ */
 #ifndef EDGEMESH_LINK_H
 #define EDGEMESH_LINK_H
 
@@ -24,6 +29,7 @@ typedef struct link_ {
     struct link_ **handle;               /* set to NULL when it has left the lane */
     struct link_ *next, *previous;
     struct link_ *next_due;
+    bool local;                          /* the other end is a workload: nothing that it says is believed */
     bool is_due;                         /* something may be there to be sent, or is here to be read */
     bool told;                           /* Python is to look */
     bool ended;                          /* nothing more comes */
@@ -34,9 +40,11 @@ typedef struct link_ {
     char why[120];                       /* it ended; "": in order */
     uint64_t heard, idle_since, blocked_since;   /* by relay_clock */
     uint64_t stall;
+    uint64_t total_in, total_out;        /* of calls that came over it and went well */
 } link_;
 
 link_ *lane_link(lane *l, uint64_t id, int fd, secured *tls, h2 *h, uint64_t stall, link_ **handle);   /* NULL: errno says why */
+void link_feed(lane *l, link_ *k, const uint8_t *data, size_t size);
 void link_event(lane *l, link_ *k, uint32_t events);
 void link_due(lane *l, link_ *k);                             /* look at it in this turn, or in the next */
 bool links_flush(lane *l, uint64_t end);                      /* true: there is more to do */

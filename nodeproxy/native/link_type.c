@@ -1,4 +1,4 @@
-/* nodeproxy.native._lane.Linked: a connection to another node while the lane has it. */
+/* nodeproxy.native._lane.Linked: an HTTP/2 connection to another node, or of a workload, while the lane has it. */
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 #include <string.h>
@@ -32,6 +32,14 @@ static PyObject *linked_close(LinkedObject *self, PyObject *bye) {
     Py_RETURN_NONE;
 }
 
+static PyObject *linked_feed(LinkedObject *self, PyObject *data) {
+    char *bytes;
+    Py_ssize_t size;
+    if (PyBytes_AsStringAndSize(data, &bytes, &size) < 0) return NULL;
+    if (self->link != NULL) link_feed(&self->lane->l, self->link, (const uint8_t *)bytes, (size_t)size);
+    Py_RETURN_NONE;
+}
+
 static PyObject *linked_when_below(LinkedObject *self, PyObject *size) {
     unsigned long below = PyLong_AsUnsignedLong(size);
     if (PyErr_Occurred()) return NULL;
@@ -62,7 +70,14 @@ static PyObject *get_idle_since(LinkedObject *self, void *closure) {
     return PyFloat_FromDouble(self->link == NULL ? 0 : (double)self->link->idle_since / 1e6);
 }
 
+static PyObject *get_totals(LinkedObject *self, void *closure) {
+    (void)closure;
+    const link_ *k = self->link;
+    return Py_BuildValue("KK", k == NULL ? 0ULL : (unsigned long long)k->total_in, k == NULL ? 0ULL : (unsigned long long)k->total_out);
+}
+
 static PyMethodDef methods[] = {
+    {"feed", (PyCFunction)linked_feed, METH_O, "feed(data): what was read from it before"},
     {"due", (PyCFunction)linked_due, METH_NOARGS, "due(): something was queued; it goes out in the next turn"},
     {"close", (PyCFunction)linked_close, METH_O, "close(bye): it is out of the lane; `bye`: say so to the peer, if that needs no wait"},
     {"when_below", (PyCFunction)linked_when_below, METH_O, "when_below(size): tell when less is queued"},
@@ -73,6 +88,7 @@ static PyGetSetDef getset[] = {
     {"ended", (getter)get_ended, NULL, "nothing more comes", NULL},
     {"why", (getter)get_why, NULL, "it ended; empty: in order", NULL},
     {"heard", (getter)get_heard, NULL, "when anything came last, by the clock of `tick`", NULL},
+    {"totals", (getter)get_totals, NULL, "bytes in and out of calls that came over it and went well", NULL},
     {"idle_since", (getter)get_idle_since, NULL, "when its last stream ended", NULL},
     {0},
 };
@@ -82,7 +98,7 @@ static PyTypeObject LinkedType = {
     .tp_basicsize = sizeof(LinkedObject),
     .tp_dealloc = (destructor)linked_dealloc,
     .tp_flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_DISALLOW_INSTANTIATION,
-    .tp_doc = "A connection to another node while the lane has it.",
+    .tp_doc = "An HTTP/2 connection while the lane has it.",
     .tp_methods = methods,
     .tp_getset = getset,
 };
@@ -94,7 +110,8 @@ PyObject *lane_link_object(LaneObject *self, PyObject *args) {
     int fd;
     PyObject *tls, *h2_;
     double stall;
-    if (!PyArg_ParseTuple(args, "KiOO!d", &id, &fd, &tls, &H2Type, &h2_, &stall)) return NULL;
+    int local;
+    if (!PyArg_ParseTuple(args, "KiOO!dp", &id, &fd, &tls, &H2Type, &h2_, &stall, &local)) return NULL;
     if (((H2Object *)h2_)->h.owner != NULL) return PyErr_Format(PyExc_ValueError, "it has its socket already");
     secured *s = NULL;
     if (tls != Py_None && (s = secured_of(tls)) == NULL) return NULL;
@@ -112,6 +129,7 @@ PyObject *lane_link_object(LaneObject *self, PyObject *args) {
         Py_DECREF(made);
         return NULL;
     }
+    made->link->local = local;
     made->h2 = (H2Object *)Py_NewRef(h2_);
     return (PyObject *)made;
 }
@@ -140,7 +158,7 @@ PyObject *lane_route(LaneObject *self, PyObject *args) {
     if (size > (Py_ssize_t)sizeof t->name) return PyErr_Format(PyExc_ValueError, "a name of %zd bytes", size);
     memcpy(t->name, name, (size_t)size);
     t->name_size = (uint32_t)size;
-    t->link = ((LinkedObject *)linked)->link;
+    if (((LinkedObject *)linked)->link != NULL) target_link(t, ((LinkedObject *)linked)->link);
     Py_RETURN_NONE;
 }
 

@@ -50,6 +50,7 @@ void lane_close(lane *l) {
     buffer_free(&l->work);
     buffer_free(&l->text);
     buffer_free(&l->names);
+    buffer_free(&l->whom);
     buffer_free(&l->log);
     buffer_free(&l->refusals);
     for (uint32_t i = 0; i < l->denial_count; i++) free(l->denials[i].answer);
@@ -242,6 +243,7 @@ static void bury_caller(lane *l, caller *c) {
     buffer_free(&c->out);
     buffer_free(&c->asked);
     buffer_free(&c->trailers);
+    buffer_free(&c->kept);
     if (c->next != NULL) c->next->previous = c->previous;
     if (c->previous != NULL) c->previous->next = c->next;
     else l->first_caller = c->next;
@@ -269,7 +271,11 @@ void go_up(lane *l, caller *c, int what, const char *flag, const char *detail) {
 }
 
 /* The call of a stream went well, and a stream is one call. */
-void stream_caller_over(lane *l, caller *c) { bury_caller(l, c); }
+void stream_caller_over(lane *l, caller *c) {
+    c->from->total_in += c->total_in;
+    c->from->total_out += c->total_out;
+    bury_caller(l, c);
+}
 
 /* The caller of a stream, until its call is over. */
 caller *caller_of_stream(lane *l, struct stream *s, struct link_ *k, plan *p, uint64_t guest) {
@@ -345,6 +351,8 @@ static void handle(lane *l, void *owner, uint32_t events) {
 
 /* Whose work an event is: that of the workload behind whose door the caller is; a relay, a link or a tunnel has a share of its own. */
 static uint32_t crowd_of(const side *s) {
+    const link_ *k = (const link_ *)s;
+    if (s->kind == LINKED && k->local && k->doors) return k->door[0].plan->crowd % (CROWDS / 2);
     if (s->kind >= RELAYED) return CROWDS / 2 + (uint32_t)s->fd % (CROWDS / 2);
     const caller *c = s->kind == CALLER ? (const caller *)s : ((const server *)s)->caller;
     return c == NULL ? 0 : c->plan->crowd % (CROWDS / 2);

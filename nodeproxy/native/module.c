@@ -162,11 +162,12 @@ static void carried_dealloc(CarriedObject *self) {
 }
 
 static PyObject *up_tuple(const up *u) {
-    return Py_BuildValue("KissKKNNOidKKKKKKi", (unsigned long long)u->caller, u->what, u->flag, u->detail, (unsigned long long)u->server,
+    return Py_BuildValue("KissKKNNOidKKKKKKiiKO", (unsigned long long)u->caller, u->what, u->flag, u->detail, (unsigned long long)u->server,
                          (unsigned long long)u->target, bytes_of(&u->data), bytes_of(&u->rest), u->begun ? Py_True : Py_False, u->status,
                          (double)u->began / 1e6, (unsigned long long)u->bytes_in,
                          (unsigned long long)u->bytes_out, (unsigned long long)u->total_in, (unsigned long long)u->total_out,
-                         (unsigned long long)u->guest, (unsigned long long)u->link, (int)u->stream);
+                         (unsigned long long)u->guest, (unsigned long long)u->link, (int)u->stream,
+                         (int)u->back, (unsigned long long)u->back_link, u->asked_all ? Py_True : Py_False);
 }
 
 static PyObject *carried_recall(CarriedObject *self, PyObject *unused) {
@@ -535,7 +536,7 @@ static PyObject *lane_tick_object(LaneObject *self, PyObject *args) {
 static PyObject *lane_forget(LaneObject *self, PyObject *unused) {
     (void)unused;
     self->l.generation++;
-    for (target *t = self->l.first_target; t != NULL; t = t->next) t->link = NULL;
+    for (target *t = self->l.first_target; t != NULL; t = t->next) target_unlink(t, NULL);
     Py_RETURN_NONE;
 }
 
@@ -719,7 +720,7 @@ static PyMethodDef lane_methods[] = {
     {"tick", (PyCFunction)lane_tick_object, METH_VARARGS, "tick([now]): look at the clock, once a second; `now`: by the one that times relays"},
     {"forget", (PyCFunction)lane_forget, METH_NOARGS, "forget(): all plans and what was learned are stale"},
     {"ups", (PyCFunction)lane_ups, METH_NOARGS, "ups() -> list: callers that have left"},
-    {"link", (PyCFunction)lane_link_object, METH_VARARGS, "link(id, fd, tls or None, h2, stall seconds) -> Linked: a connection to another node"},
+    {"link", (PyCFunction)lane_link_object, METH_VARARGS, "link(id, fd, tls or None, h2, stall seconds, local) -> Linked: an HTTP/2 connection; `local`: to a workload"},
     {"links", (PyCFunction)lane_links, METH_NOARGS, "links() -> list: links of which Python is to know something"},
     {"relayed", (PyCFunction)lane_relayed, METH_NOARGS, "relayed() -> list: relays and tunnels that are over, and why"},
     {"moved", (PyCFunction)lane_moved, METH_NOARGS, "moved() -> list: relays and tunnels that moved bytes since the last time, and their counts"},

@@ -1,4 +1,4 @@
-"""Write the corpora that fuzz_lane.c, fuzz_link.c and fuzz_tunnel.c begin with: what each end says in turn, as steps (see there)."""
+"""Write the corpora that fuzz_lane.c, fuzz_link.c, fuzz_tunnel.c and fuzz_stream.c begin with: what each end says in turn, as steps (see there)."""
 
 from __future__ import annotations
 
@@ -195,6 +195,49 @@ TUNNELS: dict[str, tuple[bytes, list[tuple[int, bytes]]]] = {
     "calling-trailers": (CALLING, [ANSWERS, (PEER, OPENED), (PEER, frame(HEADERS, WHOLE, 1, fields(("x-t", "1")))), (6, b"")]),
 }
 
+SERVED, LENT = b"\0", b"\1"  # by the server itself; by its node
+BEGINS = [(PEER, CLIENT + ACK), (OURS, SETTINGS + ACK)]
+GRPC = asks("POST", "/books", ("content-type", "application/grpc"), ("te", "trailers"))
+SAYS = frame(HEADERS, 4, 1, fields((":status", "200"), ("content-type", "application/grpc")))
+DONE = frame(HEADERS, WHOLE, 1, fields(("grpc-status", "0")))
+LOSES_SERVER, FORGETS, SERVER_LEAVES = 39, 135, 23
+
+STREAMS: dict[str, tuple[bytes, list[tuple[int, bytes]]]] = {
+    f"{name}{'-node' if to == LENT else ''}": (to, [*BEGINS, *steps])
+    for to in (SERVED, LENT)
+    for name, steps in {
+        "unary": [(PEER, frame(HEADERS, 4, 1, GRPC) + frame(DATA, END, 1, b"hello")), (OURS, SAYS + frame(DATA, 0, 1, b"hi") + DONE)],
+        "get": [(PEER, frame(HEADERS, WHOLE, 1, asks())), (OURS, frame(HEADERS, 4, 1, FINE) + frame(DATA, END, 1, b"ok"))],
+        "trailers-only": [(PEER, frame(HEADERS, 4, 1, GRPC) + frame(DATA, END, 1, b"x")), (OURS, frame(HEADERS, WHOLE, 1, b"\x88"))],
+        "talk": [
+            (PEER, frame(HEADERS, 4, 1, GRPC)),
+            (OURS, SAYS),
+            (PEER, frame(DATA, 0, 1, b"one")),
+            (OURS, frame(DATA, 0, 1, b"one")),
+            (PEER, frame(DATA, 0, 1, b"two") + frame(HEADERS, WHOLE, 1, fields(("x-t", "1")))),
+            (OURS, frame(DATA, 0, 1, b"two") + DONE),
+        ],
+        "early": [(PEER, frame(HEADERS, 4, 1, GRPC) + frame(DATA, 0, 1, b"a")), (OURS, SAYS + DONE + frame(RST, 0, 1, bytes(4)))],
+        "interim": [
+            (PEER, frame(HEADERS, 4, 1, GRPC) + frame(DATA, 0, 1, b"a")),
+            (OURS, frame(HEADERS, 4, 1, fields((":status", "103")))),
+            (PEER, frame(DATA, END, 1, b"b")),
+            (OURS, SAYS + DONE),
+        ],
+        "refused": [(PEER, frame(HEADERS, 4, 1, GRPC) + frame(DATA, END, 1, b"hello")), (OURS, frame(RST, 0, 1, b"\0\0\0\7"))],
+        "away": [(PEER, frame(HEADERS, 4, 1, GRPC) + frame(DATA, END, 1, b"hello")), (OURS, frame(7, 0, 0, bytes(8)))],
+        "caller-resets": [(PEER, frame(HEADERS, 4, 1, GRPC)), (PEER, frame(RST, 0, 1, b"\0\0\0\10")), (OURS, SAYS)],
+        "server-lost": [(PEER, frame(HEADERS, 4, 1, GRPC)), (OURS, SAYS), (LOSES_SERVER, b""), (PEER, frame(DATA, END, 1, b"x"))],
+        "forgotten": [(PEER, frame(HEADERS, 4, 1, GRPC)), (FORGETS, b""), (PEER, frame(HEADERS, WHOLE, 3, asks()))],
+        "drained": [(PEER, frame(HEADERS, 4, 1, GRPC)), (SERVER_LEAVES, b""), (GOES_AWAY, b""), (OURS, SAYS + DONE)],
+        "narrow": [
+            (PEER, frame(4, 0, 0, b"\0\4\0\0\0\2") + frame(HEADERS, 4, 1, GRPC) + frame(DATA, END, 1, b"a")),
+            (OURS, SAYS + frame(DATA, 0, 1, b"b" * 99) + DONE),
+            (PEER, frame(8, 0, 1, b"\0\0\0\x63")),
+        ],
+    }.items()
+}
+
 
 def write(folder: Path, name: str, first: bytes, steps: list[tuple[int, bytes]]) -> None:
     folder.mkdir(exist_ok=True)
@@ -209,6 +252,8 @@ def main() -> None:
         write(here / "corpus-link", name, end, steps)
     for name, (end, steps) in TUNNELS.items():
         write(here / "corpus-tunnel", name, end, steps)
+    for name, (end, steps) in STREAMS.items():
+        write(here / "corpus-stream", name, end, steps)
 
 
 if __name__ == "__main__":
