@@ -42,7 +42,7 @@ def own(name: str, predecessor: int = 0) -> tuple[Cgroup, Path] | None:
         with contextlib.suppress(OSError):
             # Whatever else is in it, or below it, would be taken for us.
             members = set(processes(current))
-            if members <= {os.getpid()} or predecessor in members:
+            if members <= {os.getpid()} or (predecessor and predecessor in members):  # 0 is one of another PID namespace
                 return identify(current, root), current
     made = folder(root, name)
     try:
