@@ -190,7 +190,11 @@ async def test_the_manager_is_told_who_is_the_main_process(
     daemon: Any, successor: type[FakeSuccessor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told: list[str] = []
-    monkeypatch.setattr(daemon.node.kept.supervisor, "tell", lambda *lines, descriptors=(): told.extend(lines))
+
+    def tell(*lines: str, descriptors: Any = ()) -> None:
+        told.extend(line for line in lines if line.startswith("MAINPID"))
+
+    monkeypatch.setattr(daemon.node.kept.supervisor, "tell", tell)
     successor.fails = "go"
     with pytest.raises(HandoverError):
         await daemon.node.hand_over(["edgemesh"], lambda _: None)
