@@ -194,7 +194,8 @@ class Charge:
         self._admin.own()
         self._node.kept.supervisor.tell(f"MAINPID={os.getpid()}")  # it may have said that it is the one
         self._again.set()
-        if self._certifying.cancel_called:
+        if self._certifying.cancel_called:  # it may have served for a moment
+            self._node.kept.say_again()
             self._serve()
 
     async def _leave(self, seconds: float) -> None:

@@ -102,6 +102,13 @@ class Kept:
         for name in {*self._stored, *self._held} - {*self._waiting}:
             self._settle(name)
 
+    def say_again(self) -> None:
+        """The manager keeps what we hold, whatever a successor that did not go on may have told it."""
+        for name in {*self._stored, *self._held} - {*self._waiting}:
+            self.supervisor.forget(name)
+            self._stored.pop(name, None)
+            self._settle(name)
+
     def listener(self, name: str, address: tuple[str, int], backlog: int) -> trio.SocketListener:
         """One that listens at `address`, for who serves it to close: of the socket that was kept, or of a new one. Raises OSError."""
         sock = None

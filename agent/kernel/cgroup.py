@@ -43,7 +43,7 @@ def own(name: str, predecessor: int = 0) -> tuple[Cgroup, Path] | None:
             # Whatever else is in it, or below it, would be taken for us. A predecessor there has looked already: what else there is
             # now came with it, such as one before it that lets its last connections end.
             inside = set(processes(service))
-            if predecessor in inside or inside <= {os.getpid()}:
+            if (predecessor and predecessor in inside) or inside <= {os.getpid()}:  # 0 is one of another PID namespace
                 return identify(service, root), service
     made = folder(root, name)
     try:

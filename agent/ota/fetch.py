@@ -154,7 +154,8 @@ class _Transfer:
 
     def _copy(self, answer: http.client.HTTPResponse, out: BinaryIO, have: int, whole: int) -> None:
         began, got = time.monotonic(), 0
-        while block := answer.read1(_BLOCK):
+        most = min(_BLOCK, max(self._rate // 4, 1024)) if self._rate else _BLOCK  # in small pieces where the link is slow
+        while block := answer.read1(most):
             self._received += len(block)
             got += len(block)
             if have + got > _MOST:

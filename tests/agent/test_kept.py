@@ -182,6 +182,23 @@ def test_one_that_may_not_take_over_yet_says_nothing_to_the_manager(mailbox: Mai
     assert kept_by(mailbox) == {"namespace 7": 2}
 
 
+def test_what_a_successor_told_that_did_not_go_on_is_put_right(mailbox: Mailbox, start: Start, door: Door) -> None:
+    before = start()
+    ours = [door(), door()]
+    before.hold("namespace 7", ours)
+    after = start(silent=True)
+    given = after.take("namespace 7")
+    after.hold("namespace 7", [door()])
+    after.speak()
+    for sock in given:
+        sock.close()
+    assert kept_by(mailbox) == {"namespace 7": 1}
+    before.say_again()
+    assert kept_by(mailbox) == {"namespace 7": 2}
+    inodes = {os.fstat(number).st_ino for number in mailbox.store["namespace 7"]}
+    assert inodes == {os.fstat(sock.fileno()).st_ino for sock in ours}
+
+
 # listeners of the daemon's own
 
 

@@ -77,6 +77,20 @@ def test_one_that_others_are_in_too_is_not(service, tmp_path):
     assert (tmp_path / "edgemesh-box" / "cgroup.procs").read_text() == str(os.getpid())
 
 
+def test_those_that_hand_over_are_in_it_too(service):
+    """The one before, and those before it whose last connections have not ended."""
+    (service / "cgroup.procs").write_text(f"{os.getpid()}\n11\n12\n")
+    assert cgroup.own("box", predecessor=12) == (Cgroup(2, service.stat().st_ino), service)
+
+
+@pytest.mark.parametrize("members", ["13", "0"])
+def test_strangers_are_not_excused_by_one_that_is_not_in_it(service, tmp_path, members):
+    """0 stands for a process of another PID namespace, and for no predecessor."""
+    for predecessor in (0, 12):
+        (service / "cgroup.procs").write_text(f"{os.getpid()}\n{members}\n")
+        assert cgroup.own("box", predecessor)[1] == tmp_path / "edgemesh-box"
+
+
 def test_where_depths_cannot_be_told_there_is_none(service, monkeypatch):
     monkeypatch.setattr(cgroup, "_depth_is_true", lambda: False)
     assert cgroup.own("box") is None

@@ -209,3 +209,31 @@ def test_a_ruleset_that_was_refused_is_tried_again(log):
     found.table.refuse = None
     found.keep(changed)
     assert len(found.table.rulesets) == 2
+
+
+def test_what_was_kept_waits_for_the_next_try_when_rules_are_refused(log, monkeypatch):
+    """The service manager has copies of these doors: nobody could open others at their addresses."""
+    kept = Kept()
+    door = Closing(log, "kept door")
+    kept.give_back("namespace 26", [door])
+    monkeypatch.setattr(Table, "refuse", OSError(errno.EPERM, "no"))
+    capture = Capture(NodeConfig(node="here"), Marks(), Cgroup(1, 42), kept)
+    with pytest.raises(OSError, match="no"):
+        Place(capture, Workload("n", "a", "a"), "/run/netns/a")
+    assert kept.take("namespace 26") == [door]
+    assert door.open
+    kept.give_back("namespace 26", [door])
+    monkeypatch.setattr(Table, "refuse", None)
+    Place(capture, Workload("n", "a", "a"), "/run/netns/a")
+    assert "doors 0x0 again" in log
+    assert "older" not in log, "what was established before was captured before"
+    assert not door.open, "copies of it are in use"
+
+
+def test_rules_that_were_lent_are_put_in_force_again(log):
+    found = made()
+    found.keep(found.workload)
+    assert len(found.table.rulesets) == 1
+    found.table.lent = True
+    found.keep(found.workload)
+    assert len(found.table.rulesets) == 2

@@ -216,3 +216,14 @@ def test_at_a_stop(host, open_node, log):
 def test_sockets_of_a_unit_that_is_not_captured(host):
     with pytest.raises(OSError, match="not captured here"):
         host.towards(unit("a"), "10.0.0.1", 2)
+
+
+def test_a_table_that_was_lent_is_put_in_force_again(host):
+    """A successor that did not take over may have put its own there."""
+    (host.slice / "a.service").mkdir()
+    settle(host, "a")
+    settle(host, "a")
+    assert host.table.log == ["put"]
+    host.table.lent = True
+    settle(host, "a")
+    assert host.table.log == ["put", "put"]

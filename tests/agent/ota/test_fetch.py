@@ -228,6 +228,7 @@ def test_not_faster_than_asked(folder: Path, clock: Clock) -> None:
         began = clock.now
         fetch(server.url, folder, rate=20_000)
     assert clock.now - began == pytest.approx(len(DATA) / 20_000)
+    assert max(clock.slept) <= 0.25 + 1e-6, "evenly, not in bursts"
     clock.slept.clear()
     forget(folder)
     with Server(serve()) as server:
