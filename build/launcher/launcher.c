@@ -41,6 +41,7 @@
 #define MOST_BASE 2048u /* of the path of a directory to lay out in: with the longest name behind it, it is still shorter than PATH_MAX */
 #define WINDOW 23       /* bits: build/in-root/pack.py */
 #define DIGITS "0123456789abcdef"
+#define MOST_NAMES 8 /* of a tree, where others have taken the first ones */
 
 struct trailer {
     uint64_t frame_size, index_size;
@@ -227,6 +228,7 @@ static void sweep(int base) {
     for (struct dirent *one; (one = readdir(dir)) != NULL;) {
         if (strncmp(one->d_name, prefix, size) != 0 || strspn(one->d_name + size, DIGITS) != 16) continue;
         const char *rest = one->d_name + size + 16;
+        if (rest[0] == '-' && rest[1] > '0' && rest[1] < '0' + MOST_NAMES) rest += 2;
         if (*rest != 0 && strncmp(rest, ".new-", 5) != 0) continue;
         int folder = open_own(base, one->d_name);
         if (folder < 0) continue;
@@ -394,10 +396,16 @@ static int make_whole(int base, const char *name) {
 static int place(const char *base, char *path, size_t size) {
     static char at[PATH_MAX];
     char name[64];
+    struct stat st;
     int folder = open_base(base, at);
     if (folder < 0) return -1;
-    snprintf(name, sizeof name, "edgemesh-%u-%02x%02x%02x%02x%02x%02x%02x%02x", geteuid(), trailer.digest[0], trailer.digest[1], trailer.digest[2],
-             trailer.digest[3], trailer.digest[4], trailer.digest[5], trailer.digest[6], trailer.digest[7]);
+    /* In /tmp anybody may have taken a name, by malice or since root of a user namespace has our number: the next one then. */
+    for (int number = 0; number < MOST_NAMES; number++) {
+        int size_now = snprintf(name, sizeof name, "edgemesh-%u-%02x%02x%02x%02x%02x%02x%02x%02x", geteuid(), trailer.digest[0], trailer.digest[1],
+                                trailer.digest[2], trailer.digest[3], trailer.digest[4], trailer.digest[5], trailer.digest[6], trailer.digest[7]);
+        if (number > 0) snprintf(name + size_now, sizeof name - (size_t)size_now, "-%d", number);
+        if (fstatat(folder, name, &st, AT_SYMLINK_NOFOLLOW) != 0 || st.st_uid == geteuid()) break;
+    }
     int tree = hold_whole(folder, name);
     if (tree < 0) {
         sweep(folder);

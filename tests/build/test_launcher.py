@@ -304,19 +304,29 @@ def test_a_directory_of_somebody_else_is_refused_and_not_touched(box, another_us
     assert "/tmp: it, or one above it, is somebody else's" in box.start().refused and box.trees() == []
 
 
-def test_a_tree_that_somebody_else_put_there_is_refused_and_not_touched(box, another_user):
+def test_a_tree_that_somebody_else_put_there_is_neither_used_nor_touched(box, another_user):
     """Its name can be known before: /tmp is for everybody."""
     at = box.start().at
     tree = box.seen(at)
     for path in (tree, *tree.rglob("*")):
         os.chown(path, NOBODY, NOBODY)
     before = contents(tree)
-    assert "/tmp: Operation not permitted" in box.start().refused
-    assert contents(tree) == before and tree.stat().st_uid == NOBODY and box.trees() == [at.name]
-    shutil.rmtree(tree)
-    tree.symlink_to("/opt")
-    os.chown(tree, NOBODY, NOBODY, follow_symlinks=False)
-    assert "/tmp: Operation not permitted" in box.start().refused and tree.is_symlink()
+    ours = box.start().at
+    assert ours == Path(f"{at}-1") and box.trees() == [at.name, ours.name]
+    assert contents(tree) == before and tree.stat().st_uid == NOBODY
+    inode = box.seen(ours).stat().st_ino
+    assert box.start().at == ours and box.seen(ours).stat().st_ino == inode
+
+
+def test_when_somebody_else_took_all_names_it_is_refused(box, another_user):
+    at = box.start().at
+    shutil.rmtree(box.seen(at))
+    for name in (at.name, *(f"{at.name}-{number}" for number in range(1, 8))):
+        taken = box.root / "tmp" / name
+        taken.symlink_to("/opt")
+        os.chown(taken, NOBODY, NOBODY, follow_symlinks=False)
+    before = box.trees()
+    assert "/tmp: Operation not permitted" in box.start().refused and box.trees() == before
 
 
 @pytest.mark.parametrize(("above", "owner"), [(0o777, 0), (0o755, NOBODY)])
@@ -426,6 +436,7 @@ def test_what_a_killed_start_left_half_done_is_removed_by_the_next(box, most):
 
 
 def test_trees_of_other_versions_go_when_nobody_runs_them(box, bundle, kind):
+    (box.root / "tmp/edgemesh-0-0123456789abcdef-3").mkdir(mode=0o700)  # of a second name
     second, third = (box.install(bundle(kind, seed), f"edgemesh-{seed}") for seed in (2, 3))
     with subprocess.Popen(box.command("hold"), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as old:
         at = Path(next(line for line in old.stdout if line.startswith("word /tmp")).split()[1]).parent
@@ -439,7 +450,13 @@ def test_trees_of_other_versions_go_when_nobody_runs_them(box, bundle, kind):
 
 
 def test_what_others_named_alike_stays(box):
-    for name in ("edgemesh-0-notes", "edgemesh-1-0123456789abcdef", "edgemesh-0-0123456789abcdef0", "edgemesh-bench-x"):
+    for name in (
+        "edgemesh-0-notes",
+        "edgemesh-1-0123456789abcdef",
+        "edgemesh-0-0123456789abcdef0",
+        "edgemesh-0-0123456789abcdef-9",
+        "edgemesh-bench-x",
+    ):
         (box.root / "tmp" / name).mkdir(mode=0o700)
     before = box.trees()
     at = box.start().at

@@ -161,8 +161,8 @@ class Daemon:
     def log(self):
         return self.log_file.read_text()
 
-    def ready(self):
-        """Its status, once policy is enforced; emulated, once it answers: qemu-user has no netfilter sockets.
+    def ready(self, workloads=0):
+        """Its status, once it knows so many workloads and enforces policy; emulated it cannot: qemu-user has no netfilter sockets.
 
         It is asked until then, and each question is a start of its own, so that none comes at once after the other.
         """
@@ -171,8 +171,9 @@ class Daemon:
         while time.monotonic() < until:
             assert self.process.poll() is None, self.log()
             done = self.box.run("status", "--socket", self.socket, "-o", "json")
-            if done.returncode != 3 and (self.box.emulator or json.loads(done.stdout)["enforcing"]):
-                return json.loads(done.stdout)
+            status = json.loads(done.stdout) if done.returncode != 3 else None
+            if status and len(status["workloads"]) >= workloads and (self.box.emulator or status["enforcing"]):
+                return status
         raise AssertionError(f"it is not ready: {done and done.stdout + done.stderr} {self.log()}")
 
     def signal(self, number):

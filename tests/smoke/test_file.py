@@ -63,7 +63,7 @@ def test_a_node_joins_over_tls(box, daemon):
 
 def test_a_daemon_runs_and_ends_when_told(box, daemon):
     one = daemon("--config", "/srv/step-3")
-    status = one.ready()
+    status = one.ready(workloads=5)
     assert status["node"] == "node" and len(status["workloads"]) == 5, status
     routes = box.run("routes", "--socket", one.socket)
     assert routes.returncode == 0 and "bookstore" in routes.stdout
