@@ -62,6 +62,10 @@ dist-all: ## one file for each CPU family
 $(addprefix dist-,$(FAMILIES)): dist-%:
 	@PYTHON=$(PYTHON) build/dist $*
 
+smoke: ## start what is in dist/ where there is nothing else: an empty root, namespaces of its own
+	@build/need ip unshare
+	@build/smoke $(filter-out %.json,$(wildcard dist/edgemesh-*-linux-*))
+
 lock: $(VENV)/dev ## resolve pyproject.toml's ranges to exact versions in build/requirements*.txt
 	@build/lock $(BIN)/python
 
