@@ -80,6 +80,10 @@ netns-file: $(VENV)/dev native dist-x86_64 ## the netns ring with the one file i
 	@build/need ip nft curl
 	@EDGEMESH_FILE=$(FILE)x86_64 $(ROOTLY) $(BIN)/python -m pytest -q tests/netns $(ARGS)
 
+smoke: ## start what is in dist/ where there is nothing else: an empty root, namespaces of its own
+	@build/need ip unshare
+	@build/smoke $(filter-out %.json,$(wildcard dist/edgemesh-*-linux-*))
+
 lock: $(VENV)/dev ## resolve pyproject.toml's ranges to exact versions in build/requirements*.txt
 	@build/lock $(BIN)/python
 
