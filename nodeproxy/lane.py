@@ -392,6 +392,8 @@ class FastLane:
             return peer is not None and self.crossing.route(target, peer, pick.endpoint, h2)
         if server_speaks_h2(pick, head, h2):
             key = (caller_key(conn, pick.endpoint), conn.workload.key, pick.endpoint)
+            if target.resting:
+                self.lane.clear(target)  # it was declared otherwise before: what rests speaks HTTP/1.1
             return context.shared is not None and self.crossing.route_server(target, context.shared.existing(key))
         self.lend(conn, plan, pick.endpoint)
         return True

@@ -390,6 +390,40 @@ async def test_a_caller_of_http2_is_served_by_an_http1_server_in_the_lane(mesh):
     assert {number for number, *_ in web.requests} == {1}
 
 
+async def test_a_split_is_exact_whichever_lane_serves(mesh):
+    stores = {name: mesh.web(name) for name in ("store-v1", "store-v2")}
+    mesh.publish(split=mesh.split(75, 25))
+    ask = [*GET[:3], (b":authority", b"bookstore.bookstore:14001")]
+    async with h2_caller(mesh.nursery, await mesh.call("buyer", "bookstore.bookstore")) as connection:
+        await Ask(ask, times=400)(connection, Seen())
+    assert [len(store.requests) for store in stores.values()] == [300, 100]
+    assert stats(mesh)["served"] > 300
+
+
+@pytest.mark.parametrize("opaque", [False, True], ids=["http only", "opaque too"])
+async def test_a_server_that_nobody_declared_is_asked_as_its_caller_speaks(mesh, opaque):
+    """Where opaque bytes may pass, the server was dialled before anybody knew what this is, and that connection is used."""
+    served = []
+
+    async def speaks(stream):
+        served.append(stream)
+        connection = Connection(stream, client=False, bounds=Bounds(native=False), name="server")
+        async with trio.open_nursery() as nursery:
+            with contextlib.suppress(Refused, trio.BrokenResourceError):
+                await connection.run(lambda channel: nursery.start_soon(echo, channel))
+            nursery.cancel_scope.cancel()
+
+    mesh.serve("store-v1", speaks, 7001)
+    if opaque:
+        mesh.publish(raw=mesh.tcp("bookbuyer", "bookstore", 7001))
+    async with h2_caller(mesh.nursery, await mesh.call("buyer", NAME, 7001)) as connection:
+        for _ in range(5):
+            assert await call(connection) == (b"200", MESSAGE, DONE)
+            await mesh.settled()
+    assert len(served) == 1
+    assert stats(mesh)["served"] == 4
+
+
 # callers who mean ill
 
 
