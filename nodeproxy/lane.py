@@ -256,9 +256,7 @@ class FastLane:
         """Close what rests from or to these addresses, or this workload. As Pool.forget."""
         gone = frozenset(addresses)
         for key in [k for k in self._targets if _of(k[0], gone, workload)]:
-            target = self._targets.pop(key)
-            self._picks.pop(target.serial, None)
-            self.lane.clear(target)
+            self.lane.clear(self._targets[key])  # what is under way there is still to be recorded as what it was decided
         self.forget()
         self.collect()
 

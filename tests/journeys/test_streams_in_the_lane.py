@@ -356,6 +356,23 @@ async def test_the_daemon_that_stops_lets_calls_finish(mesh):
         assert channel.trailers == DONE
 
 
+async def test_a_workload_that_is_let_go_has_its_calls_recorded(mesh):
+    Calls(mesh, echo)
+    async with taught(mesh) as connection:
+        channel = await connection.open(CALL)
+        await channel.send_all(b"one")
+        await channel.head()
+        assert await channel.receive_some(10) == b"one"
+        mesh.proxy.detach("bookbuyer/buyer")
+        with trio.fail_after(5), contextlib.suppress(trio.BrokenResourceError):
+            while await channel.receive_some(10):
+                pass
+    await mesh.until(lambda: stats(mesh)["callers"] == 0)
+    *lessons, last = [(r.status, r.flag) for r in mesh.records if r.kind == "request"]
+    assert lessons == [(200, "")] * 2
+    assert last in [(200, "drained"), (200, "upstream-broken")]  # the connection to the server is let go as well
+
+
 # HTTP/1.1 at one end
 
 
