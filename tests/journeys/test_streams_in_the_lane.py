@@ -114,6 +114,26 @@ async def test_after_a_lesson_the_lane_serves_this_connection_and_the_next(mesh)
     assert sum(r.bytes_out for r in total) == sum(r.bytes_out for r in requests)
 
 
+async def test_calls_are_counted_where_nobody_wants_each_recorded(mesh):
+    Calls(mesh, echo)
+    lane, counts = mesh.proxy.lane, []
+    async with taught(mesh) as connection:
+        recorded = [r for r in mesh.records if r.kind == "request"][-1]
+        lane._counted = counts.append
+        lane.logging = False
+        for _ in range(10):
+            assert await call(connection) == (b"200", MESSAGE, DONE)
+        lane.count()
+    assert len([r for r in mesh.records if r.kind == "request"]) == 2
+    answered = [one.answered for one in counts]
+    assert [sum(classes) for classes in zip(*answered, strict=True)] == [0, 0, 10, 0, 0, 0]
+    assert {(one.pair.source.name, one.pair.destination.name, one.pair.service) for one in counts} == {
+        ("buyer", "store-v1", recorded.service)
+    }
+    assert sum(one.bytes_in for one in counts) == 10 * recorded.bytes_in
+    assert sum(one.bytes_out for one in counts) == 10 * recorded.bytes_out
+
+
 @pytest.mark.parametrize("size", [1, 16384, 100_000, 3_000_000])
 async def test_bytes_come_whole_both_ways(mesh, size):
     Calls(mesh, echo)
