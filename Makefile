@@ -48,6 +48,7 @@ bench: $(VENV)/dev native ## measure beside nginx and HAProxy; writes BENCHMARKS
 	@$(ROOTLY) $(BIN)/python tests/bench/bench.py
 	@$(ROOTLY) $(BIN)/python tests/bench/bench_nodes.py
 	@$(ROOTLY) $(BIN)/python tests/bench/bench_lane.py
+	@$(ROOTLY) $(BIN)/python tests/bench/bench_grpc.py
 
 sanitize: $(VENV)/dev ## the native lane's tests with address and undefined-behaviour sanitizers, and a million hostile inputs
 	@build/sanitize $(BIN)/python

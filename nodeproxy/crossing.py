@@ -221,14 +221,17 @@ class Crossing:
         conn, pick = self._guests.get(given.guest), self._lane.pick_of(given)
         if conn is None or pick is None:
             return
-        refused = Refused(given.flag, of_endpoint(str(pick.endpoint), given.detail))
+        carrier = self._carriers.get(given.link)
+        flag = given.flag
+        if flag == "client-gone" and carrier is not None and carrier.cut:
+            flag = conn.verdict or "drained"  # as exchange.py says it
+        refused = Refused(flag, of_endpoint(str(pick.endpoint), given.detail))
         fields = [pair(line) for line in given.data.partition(b"\r\n\r\n")[0].split(b"\r\n")[1:]]
         record = self._lane.record_of(conn, pick, given.data.partition(b"\r\n")[0], time.monotonic() - given.began)
         record.bytes_in, record.bytes_out = given.bytes_in, given.bytes_out
         record.flag, record.detail, record.id = refused.flag, refused.detail, trace_id(fields) or new_id()
         record.status = given.status if given.begun else 0
         self.note(record, conn, given.target)
-        carrier = self._carriers.get(given.link)
         if carrier is not None and given.stream and not given.begun:
             if given.flag == "cut":
                 carrier.drop(given.stream, _CANCEL)

@@ -264,9 +264,7 @@ class FastLane:
         """Close what rests from or to these addresses, or this workload. As Pool.forget."""
         gone = frozenset(addresses)
         for key in [k for k in self._targets if _of(k[0], gone, workload)]:
-            target = self._targets.pop(key)
-            self._picks.pop(target.serial, None)
-            self.lane.clear(target)
+            self.lane.clear(self._targets[key])  # what is under way there is still to be recorded as what it was decided
         self.forget()
         self.collect()
 
@@ -400,6 +398,8 @@ class FastLane:
             return peer is not None and self.crossing.route(target, peer, pick.endpoint, h2)
         if server_speaks_h2(pick, head, h2):
             key = (caller_key(conn, pick.endpoint), conn.workload.key, pick.endpoint)
+            if target.resting:
+                self.lane.clear(target)  # it was declared otherwise before: what rests speaks HTTP/1.1
             return context.shared is not None and self.crossing.route_server(target, context.shared.existing(key))
         self.lend(conn, plan, pick.endpoint)
         return True

@@ -34,6 +34,7 @@ class LaneCarrier:
         that it says is believed. `held`: what was read before. `caller`: whose connection it is, where a workload asks on it."""
         self.local = local
         self.caller = caller
+        self.cut = False  # it ends because we end it
         self._held = held
         self._lane = lane
         self._fd = fd
@@ -76,6 +77,7 @@ class LaneCarrier:
                 await self._all_sent.wait()
                 in_order = True
         finally:
+            self.cut = not self._over.is_set()
             # A word that this is the end, where all that went before has gone out.
             self._lane.crossing.unlink(self, in_order)
 

@@ -119,7 +119,8 @@ class StreamCaller:
         if self._taken:
             return None
         self._taken = True
-        return request_head(self.channel.fields, self.channel.complete, limits)
+        # Trailers that came with the head are of a body, though an empty one.
+        return request_head(self.channel.fields, self.channel.complete and not self.channel.trailers, limits)
 
     async def more(self, limits: Limits) -> None:
         await self.incoming.more(limits.buffer_bytes)

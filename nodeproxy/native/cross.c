@@ -196,7 +196,10 @@ static void send_on(lane *l, caller *c, stream *s, bool end) {
 
 /* ---- a request leaves on a stream ---- */
 
-static bool takes_one(const link_ *k) { return k != NULL && !k->ended && !k->h->over && held(&k->h->out) < PUMPED && h2_room(k->h) > 0; }
+/* Bodies wait in their streams; what a request adds to what is queued is its head. Half of what h2.c takes for a peer that does not read. */
+static bool takes_one(const link_ *k) {
+    return k != NULL && !k->ended && !k->h->over && held(&k->h->out) < 2 * k->h->bounds.queue_bytes && h2_room(k->h) > 0;
+}
 
 /* The one that has room is put first: it is `link` that back_open opens a stream on. */
 bool back_ready(target *t) {

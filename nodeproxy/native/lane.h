@@ -1,4 +1,4 @@
-/* The native lane: HTTP/1.1 calls between sockets of this node, replayed from decisions that Python made.
+/* The native lane: HTTP calls between sockets of this node, replayed from decisions that Python made.
  *
  * Who owns what. Python owns every descriptor, and lends it: a caller's connection between two requests (lane_carry), a server's
  * connection at rest (lane_lend). The lane alone reads and writes a lent descriptor, until it is told up or dropped. What the lane
@@ -6,7 +6,7 @@
  * was answered. So every rule of HTTP that is not plain, and every error that a caller is told, is Python's.
  *
  * One epoll descriptor, no threads, no Python objects. Files: buffer.c bytes; head.c one message head; flow.c decisions; call.c the
- * journey of one call; relay.c and tunnel.c opaque bytes; loop.c events, time and what goes up; module.c the door to Python.
+ * journey of one call; cross.c and link.c HTTP/2; relay.c and tunnel.c opaque bytes; loop.c events, time and what goes up; module.c the door to Python.
  */
 #ifndef EDGEMESH_LANE_H
 #define EDGEMESH_LANE_H

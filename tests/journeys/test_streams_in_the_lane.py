@@ -114,6 +114,26 @@ async def test_after_a_lesson_the_lane_serves_this_connection_and_the_next(mesh)
     assert sum(r.bytes_out for r in total) == sum(r.bytes_out for r in requests)
 
 
+async def test_calls_are_counted_where_nobody_wants_each_recorded(mesh):
+    Calls(mesh, echo)
+    lane, counts = mesh.proxy.lane, []
+    async with taught(mesh) as connection:
+        recorded = [r for r in mesh.records if r.kind == "request"][-1]
+        lane._counted = counts.append
+        lane.logging = False
+        for _ in range(10):
+            assert await call(connection) == (b"200", MESSAGE, DONE)
+        lane.count()
+    assert len([r for r in mesh.records if r.kind == "request"]) == 2
+    answered = [one.answered for one in counts]
+    assert [sum(classes) for classes in zip(*answered, strict=True)] == [0, 0, 10, 0, 0, 0]
+    assert {(one.pair.source.name, one.pair.destination.name, one.pair.service) for one in counts} == {
+        ("buyer", "store-v1", recorded.service)
+    }
+    assert sum(one.bytes_in for one in counts) == 10 * recorded.bytes_in
+    assert sum(one.bytes_out for one in counts) == 10 * recorded.bytes_out
+
+
 @pytest.mark.parametrize("size", [1, 16384, 100_000, 3_000_000])
 async def test_bytes_come_whole_both_ways(mesh, size):
     Calls(mesh, echo)
@@ -356,6 +376,23 @@ async def test_the_daemon_that_stops_lets_calls_finish(mesh):
         assert channel.trailers == DONE
 
 
+async def test_a_workload_that_is_let_go_has_its_calls_recorded(mesh):
+    Calls(mesh, echo)
+    async with taught(mesh) as connection:
+        channel = await connection.open(CALL)
+        await channel.send_all(b"one")
+        await channel.head()
+        assert await channel.receive_some(10) == b"one"
+        mesh.proxy.detach("bookbuyer/buyer")
+        with trio.fail_after(5), contextlib.suppress(trio.BrokenResourceError):
+            while await channel.receive_some(10):
+                pass
+    await mesh.until(lambda: stats(mesh)["callers"] == 0)
+    *lessons, last = [(r.status, r.flag) for r in mesh.records if r.kind == "request"]
+    assert lessons == [(200, "")] * 2
+    assert last in [(200, "drained"), (200, "upstream-broken")]  # the connection to the server is let go as well
+
+
 # HTTP/1.1 at one end
 
 
@@ -388,6 +425,40 @@ async def test_a_caller_of_http2_is_served_by_an_http1_server_in_the_lane(mesh):
     assert [body for *_, body in web.requests] == [b""] * 10 + [b"abc"] * 5
     assert stats(mesh)["served"] == 13
     assert {number for number, *_ in web.requests} == {1}
+
+
+async def test_a_split_is_exact_whichever_lane_serves(mesh):
+    stores = {name: mesh.web(name) for name in ("store-v1", "store-v2")}
+    mesh.publish(split=mesh.split(75, 25))
+    ask = [*GET[:3], (b":authority", b"bookstore.bookstore:14001")]
+    async with h2_caller(mesh.nursery, await mesh.call("buyer", "bookstore.bookstore")) as connection:
+        await Ask(ask, times=400)(connection, Seen())
+    assert [len(store.requests) for store in stores.values()] == [300, 100]
+    assert stats(mesh)["served"] > 300
+
+
+@pytest.mark.parametrize("opaque", [False, True], ids=["http only", "opaque too"])
+async def test_a_server_that_nobody_declared_is_asked_as_its_caller_speaks(mesh, opaque):
+    """Where opaque bytes may pass, the server was dialled before anybody knew what this is, and that connection is used."""
+    served = []
+
+    async def speaks(stream):
+        served.append(stream)
+        connection = Connection(stream, client=False, bounds=Bounds(native=False), name="server")
+        async with trio.open_nursery() as nursery:
+            with contextlib.suppress(Refused, trio.BrokenResourceError):
+                await connection.run(lambda channel: nursery.start_soon(echo, channel))
+            nursery.cancel_scope.cancel()
+
+    mesh.serve("store-v1", speaks, 7001)
+    if opaque:
+        mesh.publish(raw=mesh.tcp("bookbuyer", "bookstore", 7001))
+    async with h2_caller(mesh.nursery, await mesh.call("buyer", NAME, 7001)) as connection:
+        for _ in range(5):
+            assert await call(connection) == (b"200", MESSAGE, DONE)
+            await mesh.settled()
+    assert len(served) == 1
+    assert stats(mesh)["served"] == 4
 
 
 # callers who mean ill

@@ -87,7 +87,6 @@ class Ask:
                 await channel.send_all(piece, end=last)
                 await trio.sleep(0)
             if self.trailers:
-                await trio.sleep(0.02)  # Python takes a head that has its end with it for all of the request
                 await channel.send_trailers(self.trailers)
             elif self.waits:
                 await trio.sleep(0.05)
