@@ -9,7 +9,7 @@ FILE = dist/edgemesh-$(VERSION)-linux-
 # Kernel rings need root. Without it, run inside user, network and mount namespaces of our own (see build/rootly).
 ROOTLY := build/rootly
 
-.PHONY: help demo test unit check bench native sanitize fuzz lock clean dist dist-all $(addprefix dist-,$(FAMILIES)) smoke $(addprefix smoke-,$(FAMILIES)) netns-file reproducible
+.PHONY: help demo test unit check bench native sanitize fuzz lock clean dist dist-all $(addprefix dist-,$(FAMILIES)) smoke $(addprefix smoke-,$(FAMILIES)) smoke-bundle box netns-file reproducible
 .DEFAULT_GOAL := help
 
 help: ## what there is to make
@@ -66,8 +66,15 @@ dist-all: $(VENV)/run ## one file for each CPU family
 $(addprefix dist-,$(FAMILIES)): dist-%: $(VENV)/run
 	@PYTHON=$(BIN)/python build/dist $*
 
-smoke: smoke-x86_64 ## build the one file for x86_64 and try it in an empty root (smoke-FAMILY: emulated)
+smoke: smoke-x86_64 smoke-bundle box ## build the one file for x86_64, in both forms, and try it (smoke-FAMILY: another, emulated)
 	@:
+
+smoke-bundle: $(VENV)/dev
+	@FORM=bundle PYTHON=$(BIN)/python build/dist x86_64
+	@EDGEMESH_FILE=$(FILE)x86_64-bundle $(ROOTLY) $(BIN)/python -m pytest -q tests/smoke $(ARGS)
+
+box: $(VENV)/dev dist-x86_64 ## the one file as a service, on a box with systemd as PID 1; needs root and systemd
+	@EDGEMESH_FILE=$(FILE)x86_64 $(BIN)/python -m pytest -q tests/systemd $(ARGS)
 
 # An emulated family needs Linux 6.7, whose user namespaces have a binfmt_misc of their own.
 $(addprefix smoke-,$(FAMILIES)): smoke-%: $(VENV)/dev dist-%
@@ -80,10 +87,6 @@ reproducible: $(VENV)/run ## does the same source give the same file, elsewhere 
 netns-file: $(VENV)/dev native dist-x86_64 ## the netns ring with the one file instead of the source tree
 	@build/need ip nft curl
 	@EDGEMESH_FILE=$(FILE)x86_64 $(ROOTLY) $(BIN)/python -m pytest -q tests/netns $(ARGS)
-
-smoke: ## start what is in dist/ where there is nothing else: an empty root, namespaces of its own
-	@build/need ip unshare
-	@build/smoke $(filter-out %.json,$(wildcard dist/edgemesh-*-linux-*))
 
 lock: $(VENV)/dev ## resolve pyproject.toml's ranges to exact versions in build/requirements*.txt
 	@build/lock $(BIN)/python
