@@ -292,16 +292,19 @@ async def test_who_does_not_read_bounds_what_is_held_and_others_go_on(lanes, way
                 sent += await source.socket.send(bytes(BUFFER))
 
         p.nursery.start_soon(flood)
-        await trio.sleep(0.4)
-        stopped_at = sent
         # A window, a buffer of each relay, and what three pairs of sockets hold.
-        assert stopped_at < Bounds().stream_window + 4 * BUFFER + 6 * 131072
+        most = Bounds().stream_window + 4 * BUFFER + 6 * 131072
+        before = -1
+        while before != sent:
+            before = sent
+            await trio.sleep(0.4)
+        assert sent < most
         p.nursery.start_soon(send, other.caller, bytes(3_000_000))
         assert (await digest(other.server))[0] == 3_000_000
         p.nursery.start_soon(send, other.server, bytes(3_000_000))
         assert (await digest(other.caller))[0] == 3_000_000
         await p.exchange()
-        assert sent == stopped_at
+        assert sent < most
         assert not any(tunnel.ends)
         await read(sink, sent + 2_000_000)  # and when it reads it goes on
 
@@ -325,15 +328,15 @@ async def test_bytes_wait_until_the_socket_took_them_before_the_peer_may_send_mo
 
 async def test_nothing_moves_for_too_long(lanes):
     async with place() as p:
-        tunnel = await p.tunnel(lanes, idle=0.2)
+        tunnel = await p.tunnel(lanes, idle=1)
         begun = trio.current_time()
         await tunnel.caller.send_all(b"tick")
-        await trio.sleep(0.15)
+        await trio.sleep(0.6)
         await tunnel.server.send_all(b"tock")
         with pytest.raises(trio.BrokenResourceError):
             while await tunnel.caller.receive_some():
                 pass
-        assert trio.current_time() - begun > 0.3
+        assert trio.current_time() - begun > 1.5
         await tunnel.over()
         assert "idle" in tunnel.flags()
         assert tunnel.counted() == [(4, 4)] * 2
