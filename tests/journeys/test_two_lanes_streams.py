@@ -181,6 +181,7 @@ MESSAGE = b"\0\0\0\0\x05hello"
 ODD = [(b":status", b"299")]  # a status that the lane has no reason for
 HINTS = [[(b":status", b"103"), (b"link", b"</a>")]]
 MUCH = [bytes([number]) * 50_000 for number in range(20)]
+DETAILS = [(b"grpc-status", b"3"), *((b"x-detail-%d-bin" % number, b"x" * 1000) for number in range(12))]
 TRACE = b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 # name -> (what the caller does, what the server answers, is it the lane's)
 TALKS = {
@@ -192,7 +193,7 @@ TALKS = {
     "large response": (Ask(CALL, MESSAGE), Say(OK, *MUCH, trailers=DONE), True),
     "conversation": (Converse(b"a", b"bb", MESSAGE, b"c" * 40_000), Say(echo=True, trailers=DONE), True),
     "answered before it asks": (Ask(CALL, MESSAGE, waits=True), Say(OK, MESSAGE, trailers=DONE, early=True), True),
-    "status with details": (Ask(CALL, MESSAGE), Say(OK, trailers=field([], grpc_status=b"3", grpc_status_details_bin=b"x" * 9_000)), True),
+    "status with details": (Ask(CALL, MESSAGE), Say(OK, trailers=DETAILS), True),
     "80 trailers": (Ask(CALL, MESSAGE), Say(OK, MESSAGE, trailers=[*DONE, *[(b"x-%d" % n, b"1") for n in range(79)]]), True),
     "trailers that end here": (Ask(CALL, MESSAGE), Say(OK, trailers=field(DONE, x_edgemesh_reason=b"no", host=b"a")), True),
     "request with trailers": (Ask(POST, b"abc", trailers=[(b"x-sum", b"1"), (b"authorization", b"x")]), Say(OK, b"ok"), True),
