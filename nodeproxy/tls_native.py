@@ -15,11 +15,14 @@ from msgspec import Struct
 from nodeproxy.credentials import Credentials, Peer, Trust
 from nodeproxy.errors import Refused
 from nodeproxy.greeting import greet
-from nodeproxy.native import Secured, TlsContext
+from nodeproxy.native import AVAILABLE
 from nodeproxy.proof import Shown, prove
 from nodeproxy.stream import Peeked
 from nodeproxy.tls import Now
 from policy.model import canonical_serial
+
+if AVAILABLE:
+    from nodeproxy.native import Secured, TlsContext
 
 _DONE, _READS, _WRITES, _FAILED, _UNTRUSTED = range(5)  # native/tls.h
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 from nodeproxy.http.h2_bounds import Bounds
 from nodeproxy.http.h2_machine import Listener, Violation
 from nodeproxy.http.message import Fields
-from nodeproxy.native import H2
+from nodeproxy.native import AVAILABLE
+
+if AVAILABLE:
+    from nodeproxy.native import H2
 
 _LAST_ID = 2**31 - 1
 _REQUESTED, _RESPONDED, _TRAILED, _ARRIVED, _ENDED, _RESET, _WINDOW, _GREETED, _ANSWERED, _LEFT = range(10)  # native/h2.h
