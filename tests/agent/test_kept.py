@@ -11,6 +11,7 @@ import pytest
 
 from agent.kept import Kept
 from agent.supervisor import Supervisor
+from nodeproxy.ruleset import Cgroup
 from tests.manager import Mailbox
 
 Door = Callable[[], socket.socket]
@@ -247,3 +248,41 @@ def test_everything_is_what_a_successor_gets(start: Start, door: Door) -> None:
     kept.hold("a", [one, two])
     two.close()
     assert kept.everything() == {"a": [one.fileno()]}
+
+
+def test_where_a_socket_was_made_is_kept_with_it(mailbox: Mailbox, start: Start, door: Door) -> None:
+    """A service that is started again has a new cgroup; sockets stay in the one where they were made."""
+    old, new = Cgroup(2, 71), Cgroup(2, 72)
+    first = start()
+    assert first.live_in(old) == ()
+    doors = [door(), door()]
+    first.hold("unit 0 shop/till", doors)
+    assert kept_by(mailbox) == {"unit 0 shop/till @2.71": 2}
+    second = start()
+    assert second.names() == ["unit 0 shop/till"]
+    assert second.live_in(new) == (old,)
+    back = second.take("unit 0 shop/till")
+    copies = [sock.dup() for sock in back]  # as sockets.open_doors shares them
+    for sock in back:
+        sock.close()
+    second.hold("unit 0 shop/till", [*copies, door()])
+    assert kept_by(mailbox) == {"unit 0 shop/till @2.71": 2, "unit 0 shop/till @2.72": 1}
+    assert {name: len(numbers) for name, numbers in second.everything().items()} == kept_by(mailbox)
+    third = start()
+    assert third.names() == ["unit 0 shop/till"]
+    assert third.live_in(Cgroup(2, 73)) == (old, new)
+    taken = third.take("unit 0 shop/till")
+    assert len(taken) == 3
+    second.drop("unit 0 shop/till")
+    assert kept_by(mailbox) == {}
+    for sock in (*copies, *taken):
+        sock.close()
+
+
+@pytest.mark.parametrize("name", ["till @", "till @2", "till @2.x", "till @.7", "@2.7"])
+def test_a_name_that_only_looks_like_one_with_a_birth_is_a_name(start: Start, name: str) -> None:
+    sock = socket.socket()
+    kept = Kept({name: [sock.detach()]})
+    assert kept.names() == [name]
+    assert kept.live_in(Cgroup(1, 1)) == ()
+    kept.close()

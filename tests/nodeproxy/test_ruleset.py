@@ -230,3 +230,21 @@ def test_every_match_reads_as_text():
         "listener",
     )
     assert all(str(Match(key, 1 if key in ("mark", "dport", "listener") else "x")) for key in keys)
+
+
+def test_doors_that_were_made_in_a_cgroup_of_ours_that_is_gone_are_ours():
+    """Only who listens may be from there: nobody is in it any more, so nothing else is."""
+    ours, gone = Cgroup(2, 72), Cgroup(2, 71)
+    workload = workload_ruleset(Ports(), Marks(), ours, Exclusions(), ("240.240.0.0/16",), True, (gone,))
+    unit = Unit("n/a", (Cgroup(2, 5),), Ports(15100, 15101, 0, 15102), Exclusions())
+    host = host_ruleset(Marks(), ours, (unit,), ("240.240.0.0/16",), True, (gone,))
+    for ruleset, without in (
+        (workload, workload_ruleset(Ports(), Marks(), ours, Exclusions(), ("240.240.0.0/16",), True)),
+        (host, host_ruleset(Marks(), ours, (unit,), ("240.240.0.0/16",), True)),
+    ):
+        [more] = [rule for rule in ruleset.rules if rule not in without.rules]
+        assert "level 2 71" in str(more)
+        assert "doors" in str(more)
+        assert str(more).endswith("accept")
+        rules = [str(rule) for rule in ruleset.rules if rule.chain == more.chain]
+        assert rules.index(str(more)) == rules.index(str(more).replace("71", "72")) + 1
