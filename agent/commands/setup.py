@@ -66,7 +66,7 @@ def _setup(arguments: Namespace) -> int:
 
     assert program.file is not None
     releases = Releases(STATE)
-    _made(STATE, 0o700)
+    _made(STATE, 0o711)  # anybody may run what is in it; what is secret there has modes of its own
     manifest = Manifest(agent.__version__, agent.__epoch__, (File(family(), 1, "0" * 64),))
     with releases.alone():
         name = releases.adopt(program.file, manifest)
@@ -81,7 +81,7 @@ def _setup(arguments: Namespace) -> int:
         terminal.complain(f"{PROGRAM}: {error.strerror}", f"edgemesh is {releases.program}; put it on your PATH as you like")
     _made(CONFIG, 0o755)
     _tell(files.put_new(NODE, files.NODE_TEXT))
-    _tell(_options(arguments))
+    restart = _tell(_options(arguments))
     if arguments.authority:
         _authority(arguments)
     if arguments.trust:
@@ -97,14 +97,14 @@ def _setup(arguments: Namespace) -> int:
     if not arguments.start:
         print(f"laid; start it with: systemctl enable --now {UNIT}")
         return OK
-    _start(releases, name, before, changed[0])
+    _start(releases, name, before, changed[0] or restart)
     for unit in wanted:
         if changed[1:] and is_active(unit):
             print(f"{unit} runs since before it could wait for its capture: systemctl restart {unit} when it suits")
     return OK
 
 
-def _start(releases: Releases, name: str, before: str, unit_changed: bool) -> None:
+def _start(releases: Releases, name: str, before: str, changed: bool) -> None:
     """Have this very release run."""
     systemctl("enable", "--quiet", UNIT)
     if not is_active(UNIT):
@@ -117,7 +117,7 @@ def _start(releases: Releases, name: str, before: str, unit_changed: bool) -> No
         return
     if before == name:
         print(
-            f"edgemesh {agent.__version__} runs already{'; systemctl restart edgemesh puts the new unit in force' if unit_changed else ''}"
+            f"edgemesh {agent.__version__} runs already{'; systemctl restart edgemesh puts the new settings of the service in force' if changed else ''}"
         )
         return
     try:

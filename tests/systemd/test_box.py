@@ -73,7 +73,10 @@ def test_set_up_on_a_box_with_nothing(box):
     assert box.show("Type") == "notify"
     assert "enforces policy" in box.show("StatusText")
     assert box.status()["enforcing"]
-    assert box.sh("stat -c %a /var/lib/edgemesh") == "700\n"
+    as_nobody = "setpriv --reuid 65534 --regid 65534 --clear-groups"
+    assert box.sh(f"{as_nobody} edgemesh version").startswith("edgemesh ")
+    secret = box.sh(f"{as_nobody} find /var/lib/edgemesh/. -type f -readable 2>&1 || true")
+    assert "Permission denied" in secret, "it cannot even be listed"
 
 
 def test_again_it_changes_nothing(box):
