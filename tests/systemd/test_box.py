@@ -135,8 +135,12 @@ def test_a_namespace_that_comes_later_is_captured(box):
     box.sh("ip -n pump addr add 10.9.0.2/24 dev eth0; ip -n pump link set eth0 up; ip -n pump link set lo up")
     box.wait(lambda: {w["workload"]: w["state"] for w in box.status()["workloads"]}["shop/pump"] == "captured", "it is captured")
     assert "edgemesh" in box.sh("nsenter --net=/run/netns/pump nft list tables")
+    assert call_from_pump(box) == 403
+
+
+def call_from_pump(box):
     stock = json.loads(box.edgemesh("routes", "-o", "json").stdout)[0]["addresses"][0]
-    assert box.sh(f"nsenter --net=/run/netns/pump curl -s -m 5 -o /dev/null -w '%{{http_code}}' http://{stock}/") == "403"
+    return int(box.sh(f"nsenter --net=/run/netns/pump curl -s -m 20 -o /dev/null -w '%{{http_code}}' http://{stock}/"))
 
 
 def test_a_unit_does_not_start_where_nothing_enforces(box):
@@ -164,6 +168,8 @@ def test_killed_in_a_loop_it_loses_no_listening_socket(box):
         box.sh(f"kill -9 {pid}")
         assert call(box, "till", 20) == 200, f"the {number}. time"
         assert call(box, "thief", 20) == 403
+        box.wait(lambda: box.show("ActiveState") == "active", "it is ready again")
+        assert call_from_pump(box) == 403, "by a door that was made in a cgroup that is gone"
     assert int(box.show("NRestarts")) == restarts + 5
     box.wait(lambda: int(box.show("NFileDescriptorStore")) == kept, "the same descriptors are kept")
 
