@@ -115,6 +115,11 @@ class Box:
     def show(self, name, unit="edgemesh.service"):
         return self.run("systemctl", "show", "-P", name, unit).stdout.strip()
 
+    def main_pid(self):
+        """Of the daemon. Never 0, which is a process group: the tests' own, to kill(1)."""
+        self.wait(lambda: self.show("MainPID") != "0", "it runs", 20)
+        return self.show("MainPID")
+
     def log(self):
         with contextlib.suppress(Exception):
             return self.run("bash", "-c", "tail -c 3000 /run/edgemesh.log; systemctl --no-pager status edgemesh", check=False).stdout
