@@ -36,6 +36,8 @@
 #include <blake2.h>
 #include <zstd.h>
 
+#include "environment.h"
+
 #define MAGIC "edgemsh1"
 #define MOST_NAME 1024u
 #define MOST_BASE 2048u /* of the path of a directory to lay out in: with the longest name behind it, it is still shorter than PATH_MAX */
@@ -417,26 +419,6 @@ static int place(const char *base, char *path, size_t size) {
     return tree;
 }
 
-/* What the box tells its own loader, C library and Python is not for the bundle's: its libraries are others, and PYTHONINSPECT would end
- * every command with a traceback. */
-static void clean_environment(void) {
-    static const char *const theirs[] = {"GLIBC_TUNABLES", "GCONV_PATH", "LOCPATH", "EDGEMESH_UNPACK", NULL};
-    char name[256];
-    for (char **one = environ; one != NULL && *one != NULL;) {
-        size_t size = strcspn(*one, "=");
-        if ((strncmp(*one, "LD_", 3) == 0 || strncmp(*one, "PYTHON", 6) == 0) && size < sizeof name && (*one)[size] == '=') {
-            memcpy(name, *one, size);
-            name[size] = 0;
-            if (unsetenv(name) == 0) {
-                one = environ;
-                continue;
-            }
-        }
-        one++;
-    }
-    for (size_t i = 0; theirs[i] != NULL; i++) unsetenv(theirs[i]);
-}
-
 int main(int argc, char **argv) {
     static char self[PATH_MAX], path[PATH_MAX], loader[PATH_MAX + 16], program[PATH_MAX + 16];
     static const char *const bases[] = {"/var/cache/edgemesh", "/run", "/dev/shm", "/tmp", NULL};
@@ -473,10 +455,8 @@ int main(int argc, char **argv) {
     words[n++] = argc > 0 ? argv[0] : self;
     words[n++] = program;
     for (int i = 1; i < argc; i++) words[n++] = argv[i];
-    clean_environment();
+    settle_environment();
     setenv("EDGEMESH_EXE", self, 1);
-    setenv("LC_ALL", "C", 1); /* any other is a file that the box may lack, which would end the program; with it Python speaks UTF-8 */
-    setenv("CRYPTOGRAPHY_OPENSSL_NO_LEGACY", "1", 1);
     execv(loader, words);
     die(loader, strerror(errno));
 }

@@ -4,7 +4,6 @@
  * of itself; here it finds none, and resolves names by files and DNS, which it has within.
  */
 #include <dlfcn.h>
-#include <locale.h>
 #include <malloc.h>
 #include <sched.h>
 #include <stddef.h>
@@ -17,6 +16,8 @@
 #include <unistd.h>
 
 #include <Python.h>
+
+#include "environment.h"
 
 #define MODULE(name, function) extern PyObject *function(void);
 #include "modules.h" /* build/in-root/static.py writes it */
@@ -107,11 +108,4 @@ int __libc_dlclose(void *map) {
     return 0;
 }
 
-/* As build/launcher/launcher.c does. */
-static void __attribute__((constructor)) settle(void) {
-    /* A locale that is not there would end it. This one is a file, which the barest boxes lack; Python takes text for UTF-8 in "C" too. */
-    locale_t utf8 = newlocale(LC_CTYPE_MASK, "C.UTF-8", (locale_t)0);
-    setenv("LC_ALL", utf8 != (locale_t)0 ? "C.UTF-8" : "C", 1);
-    if (utf8 != (locale_t)0) freelocale(utf8);
-    setenv("CRYPTOGRAPHY_OPENSSL_NO_LEGACY", "1", 1);
-}
+static void __attribute__((constructor)) settle(void) { settle_environment(); }
