@@ -6,7 +6,7 @@ config.py          settings of the nodes (NodeConfig), command line and environm
 sources/           where objects come from: a directory of manifests, watched
 inotify.py         inotify(7) for trio
 store.py state.py  every object -> one snapshot after another; what outlives a restart
-charge.py handover.py health.py   who is in charge of the node, and how another daemon takes that over
+charge.py handover.py health.py probe.py   who is in charge of the node, and how another daemon takes that over when it is well
 supervisor.py kept.py   the service manager, and descriptors that outlive us
 ota/               updates from signed bundles
 box/               installed on a bare box: the systemd unit, drop-ins
