@@ -105,8 +105,8 @@ class Kept:
     def say_again(self) -> None:
         """The manager keeps what we hold, whatever a successor that did not go on may have told it."""
         for name in {*self._stored, *self._held} - {*self._waiting}:
-            self.supervisor.forget(name)
-            self._stored.pop(name, None)
+            for full in sorted({_full(name, self._own), *self._stored.pop(name, {}), *self._by_birth(name)}):
+                self.supervisor.forget(full)
             self._settle(name)
 
     def listener(self, name: str, address: tuple[str, int], backlog: int) -> trio.SocketListener:
@@ -164,8 +164,12 @@ class Kept:
         for sock in self._held.get(name, ()):
             if sock.fileno() >= 0:
                 birth = self._births.setdefault(_which(sock), self._own)
-                found.setdefault(f"{name} @{birth.level}.{birth.id}" if birth else name, {})[_which(sock)] = sock.fileno()
+                found.setdefault(_full(name, birth), {})[_which(sock)] = sock.fileno()
         return found
+
+
+def _full(name: str, birth: Cgroup | None) -> str:
+    return f"{name} @{birth.level}.{birth.id}" if birth else name
 
 
 def _split(full: str) -> tuple[str, Cgroup | None]:

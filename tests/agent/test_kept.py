@@ -286,3 +286,18 @@ def test_a_name_that_only_looks_like_one_with_a_birth_is_a_name(start: Start, na
     assert kept.names() == [name]
     assert kept.live_in(Cgroup(1, 1)) == ()
     kept.close()
+
+
+def test_what_a_successor_told_of_sockets_with_births_is_put_right_too(mailbox: Mailbox, start: Start, door: Door) -> None:
+    """It lives in the same cgroup, and what it opened itself was made there."""
+    first = start()
+    first.live_in(Cgroup(2, 71))
+    first.hold("unit 0 shop/till", [door()])
+    assert kept_by(mailbox) == {"unit 0 shop/till @2.71": 1}
+    told = Supervisor({"NOTIFY_SOCKET": str(mailbox.path)})
+    told.store("unit 0 shop/till @2.71", [door().fileno()])
+    assert kept_by(mailbox) == {"unit 0 shop/till @2.71": 2}
+    first.say_again()
+    assert kept_by(mailbox) == {"unit 0 shop/till @2.71": 1}
+    assert told._sock is not None
+    told._sock.close()
