@@ -1,20 +1,26 @@
-"""agent keeps it true: what is configured, what runs here, what the kernel does, what people see. Imports policy and nodeproxy.
+"""The agent: what is configured, what runs on this node, what the kernel does, what people see. It imports policy and nodeproxy.
 
-cli.py commands/   the command line: COMMANDS, and what each verb does
-app.py             assembly of the daemon in one nursery; publish, read top to bottom
-config.py          settings of the nodes (NodeConfig), command line and environment; config_checks.py: what is wrong with a value
-sources/           where objects come from: a directory of manifests, watched
-inotify.py         inotify(7) for trio
-store.py state.py  every object -> one snapshot after another; what outlives a restart
-charge.py handover.py health.py probe.py   who is in charge of the node, and how another daemon takes that over when it is well
-supervisor.py kept.py   the service manager, and descriptors that outlive us
-ota/               updates from signed bundles
-box/               installed on a bare box: the systemd unit, drop-ins
-kernel/            doors and rules inside the workloads' namespaces
-metrics.py accesslog.py   sinks for finished requests and connections
-status.py explain.py      documents: what the daemon tells of itself, and why a call is allowed or not
-admin/ httpd.py    the admin API (VIEWS) on its Unix socket, and the HTTP server under it
-demo/              the bookstore in network namespaces
+Each folder imports only what stands below it in this list (`make check` holds that):
+
+cli.py __main__.py  the command line
+commands/   what each command does
+daemon/     the running node: start, hand over to another release, readiness
+demo/       the bookstore in network namespaces
+admin/      the admin API: status, explain, actions
+nri/        what the container runtime tells of pods that begin
+kernel/     capture: rules and listeners inside the workloads' namespaces
+store/      every object becomes one snapshot after another; what outlives a restart
+telemetry/  sinks: metrics, access log, recent denials
+cluster/    what one server does for a whole Kubernetes cluster
+gateway/    what listeners of Gateways present: certificates and roots, from Secrets or files
+sources/    where objects come from: a directory of manifests, a Kubernetes API server
+identity/   certificates: the authority, and a node's own
+ota/        updates from signed bundles
+install/    installed on a bare box: systemd unit, drop-ins
+kubernetes/  the client of the Kubernetes API
+config/     settings of the node (NodeConfig), command line and environment
+system/     the operating system: files, service manager, inotify, cgroups, memory
+http/       the one small HTTP server, and the one small HTTP client
 """
 
 __version__ = "0.1.0"

@@ -1,7 +1,8 @@
-"""A plugin of Nuitka: only the first module is compiled; everything else is kept as bytecode.
+"""A plugin of Nuitka: it compiles only the first module and keeps everything else as bytecode.
 
-Measured (tests/bench/bench_file.py): with our own packages compiled a request of the slow lane takes 515 us of CPU instead of 318,
-the idle daemon 13 MiB more, its file 4 MiB more and its start 0.1 s more. What has to be fast is the native lane.
+Measured (tests/bench/bench_file.py): with our own packages compiled, a request on the slow path takes 515 us of CPU
+instead of 318, the idle daemon 13 MiB more memory, its file 4 MiB more, and its start 0.1 s more. What must be fast is
+in the native fast path.
 """
 
 from __future__ import annotations
@@ -16,7 +17,10 @@ _dumps = marshal.dumps
 
 
 def alike(value: object, known: dict[tuple[type, str], object]) -> object:
-    """The same with one object for what is equal. Which constants the compiler shares depends on what else was compiled before."""
+    """Return the same value with one object for all equal constants.
+
+    Which constants the compiler shares depends on what else was compiled before.
+    """
     if isinstance(value, CodeType):
         return value.replace(co_consts=tuple(alike(one, known) for one in value.co_consts))
     if isinstance(value, str):
@@ -30,7 +34,11 @@ def alike(value: object, known: dict[tuple[type, str], object]) -> object:
 
 
 def dumps(value: object, *version: int) -> bytes:
-    """The same code gives the same bytes. What is marked as shared in them depends on who else holds it just then, so ask when nobody does."""
+    """Return the same bytes for the same code.
+
+    Which objects marshal marks as shared depends on what else refers to them at that moment, so call it when nothing
+    else does.
+    """
     if not isinstance(value, CodeType):
         return _dumps(value, *version)
     return _dumps(marshal.loads(_dumps(alike(value, {}), *version)), *version)  # noqa: S302 (our own)

@@ -1,4 +1,4 @@
-"""pip install compiles the native lane where it can (build/native); where it cannot, edgemesh is pure Python."""
+"""Makes pip install compile the native fast path where it can (build/native); elsewhere edgemesh is pure Python."""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
-"""Path patterns of RE2 become one table: which of them fit a path, at one step for each byte. For the native lane (pure).
+"""Compile RE2 path patterns to one DFA for the fast path. The DFA takes one step per byte of a path (pure).
 
-Patterns hold from the beginning of a path, and not to its end: what fits a beginning fits the whole, unless the pattern says `$`.
-Only what Python's parser and RE2 surely read alike is taken, and only as long as the table stays small; for everything else the answer
-is None, and paths are judged one by one. A path is printable ASCII (nodeproxy/native/head.c lets nothing else come here).
+A pattern is anchored at the beginning of a path but not at its end: a pattern that fits a beginning fits the whole
+path, unless it says `$`. `compile` accepts only patterns that Python's parser and RE2 certainly read alike, and only
+while the table stays small. For other patterns it returns None, and the caller matches each path by itself. A path is
+printable ASCII (nodeproxy/native/head.c lets no other bytes through).
 """
 
 from __future__ import annotations
@@ -19,10 +20,11 @@ _PRINTABLE = range(0x21, 0x7F)
 _ALL = sum(1 << byte for byte in _PRINTABLE)
 _MOST_REPEATS = 64
 _MOST_NODES = 20_000
-_MOST_WORK = 60_000  # steps of the construction: some 30 ms
+_MOST_WORK = 60_000  # steps of the construction: about 30 ms
 _MOST_TEXT = 8192  # characters of all patterns together
 
-# Read alike by both: no flags, no look-around, no classes by name, no escapes but of punctuation and the six below, no odd braces.
+# The syntax that both read alike: no flags, no look-around, no named classes, no escapes except of punctuation and the
+# six below, no unbalanced braces.
 _PLAIN = re.compile(
     r"""(?: [^\\()\[\]{}*+?|] | \\[dDwWsS] | \\[^\w\s] | \| | \)
         | \((?:\?:|\?P<[A-Za-z_]\w*>)? (?!\?)
@@ -44,20 +46,20 @@ _CATEGORIES = {
 
 
 class Automaton(Struct, frozen=True):
-    """`table[state * width + classes[byte]]` is the next state; the first state is 0. All 16-bit numbers are little-endian."""
+    """`table[state * width + classes[byte]]` is the next state, from state 0. 16-bit numbers, little-endian."""
 
     classes: bytes  # 256 of them
     width: int
     table: bytes
-    accepts: tuple[tuple[int, ...], ...]  # by state: the patterns that fit a path that ends there
+    accepts: tuple[tuple[int, ...], ...]  # by state: the patterns that fit a path which ends there
 
 
 class _Refused(Exception):  # noqa: N818
-    """Not surely the same, or too large."""
+    """Python and RE2 may read the pattern differently, or the table would be too large."""
 
 
 class _Net:
-    """A nondeterministic automaton: bytes lead on, and so do empty arrows, of which some hold at the end of the path only."""
+    """An NFA. Some of its empty transitions hold only at the end of the path."""
 
     def __init__(self) -> None:
         self.moves: list[list[tuple[int, int]]] = []  # (set of bytes as bits, node)
@@ -73,7 +75,10 @@ class _Net:
         return len(self.moves) - 1
 
     def add(self, items: Iterable[Any], begin: int, at_start: bool) -> int:
-        """Put a sequence of the parser's after `begin`; answers where it ends. `at_start`: nothing can come before it."""
+        """Add parsed items after node `begin` and return the node where they end.
+
+        `at_start`: nothing can precede them.
+        """
         for kind, value in items:
             begin = self._one(kind, value, begin, at_start)
             at_start = at_start and kind is op.AT
@@ -167,7 +172,10 @@ def _bit(code: int) -> int:
 
 
 def compile(patterns: Sequence[str], most_states: int = 2048) -> Automaton | None:
-    """None: some pattern is not surely read alike, or the table would be too large."""
+    """Return one DFA for all patterns.
+
+    Return None if Python and RE2 may read one of them differently, or if the table would be too large.
+    """
     try:
         return _compiled(patterns, most_states)
     except (_Refused, re.error, RecursionError, OverflowError):
@@ -189,7 +197,7 @@ def _compiled(patterns: Sequence[str], most_states: int) -> Automaton:
         first = net.node()
         net.empty[root].append(first)
         end = net.add(parsed, first, True)
-        net.moves[end].append((_ALL, end))  # what fits a beginning fits the whole
+        net.moves[end].append((_ALL, end))  # a pattern that fits a beginning fits the whole path
         ends[end] = number
     classes, width, samples = _classes(net)
     start = net.closure([root])
@@ -198,7 +206,7 @@ def _compiled(patterns: Sequence[str], most_states: int) -> Automaton:
     rows: list[int] = []
     accepts: list[tuple[int, ...]] = []
     work = 0
-    for state in order:  # grows
+    for state in order:  # `order` grows in the loop
         accepts.append(tuple(sorted(ends[node] for node in net.closure(state, ended=True) if node in ends)))
         arrows = [arrow for node in state for arrow in net.moves[node]]
         work += len(state) + len(arrows) * width
@@ -216,7 +224,11 @@ def _compiled(patterns: Sequence[str], most_states: int) -> Automaton:
 
 
 def _classes(net: _Net) -> tuple[bytes, int, list[int]]:
-    """Bytes that no pattern tells apart share a class. The class of what is never in a path is 0, and leads nowhere."""
+    """Return (class of each byte, number of classes, one byte of each class).
+
+    Bytes that no pattern tells apart share a class. Class 0 holds the bytes that never occur in a path; it leads
+    nowhere.
+    """
     sets = sorted({held for moves in net.moves for held, _ in moves})
     kinds: dict[tuple[bool, ...], int] = {}
     classes = bytearray(256)
@@ -231,7 +243,7 @@ def _classes(net: _Net) -> tuple[bytes, int, list[int]]:
 
 
 def fitting(automaton: Automaton, path: bytes) -> tuple[int, ...]:
-    """The patterns that fit: the same walk as in nodeproxy/native/flow.c."""
+    """Return the numbers of the patterns that fit: the same walk as in nodeproxy/native/flow.c."""
     state = 0
     for byte in path:
         at = 2 * (state * automaton.width + automaton.classes[byte])

@@ -58,7 +58,9 @@ class Mailbox:
         self._sock.settimeout(timeout)
         while True:
             try:
-                data, ancillary, flags, _ = self._sock.recvmsg(1 << 16, socket.CMSG_SPACE(253 * 4) + socket.CMSG_SPACE(12))
+                data, ancillary, flags, _ = self._sock.recvmsg(
+                    1 << 16, socket.CMSG_SPACE(253 * 4) + socket.CMSG_SPACE(12)
+                )
             except (BlockingIOError, TimeoutError):
                 return self.messages[began:]
             self._sock.settimeout(0)
@@ -84,7 +86,9 @@ class Mailbox:
         for descriptor in descriptors:
             same = any(os.path.sameopenfile(descriptor, kept) for kept in self.store.get(name, ()))
             if "FDSTORE" in said and not same:
-                assert said.get("FDPOLL") == "0", "systemd lets go of sockets that hung up, and a listening one may look like that"
+                assert said.get("FDPOLL") == "0", (
+                    "systemd lets go of sockets that hung up, and a listening one may look like that"
+                )
                 self.store.setdefault(name, []).append(descriptor)
             else:
                 os.close(descriptor)
@@ -159,7 +163,9 @@ class Manager:
         # Past the places that they are to have, wherever it is free: other threads open files too.
         high = [fcntl.fcntl(number, fcntl.F_DUPFD, _FIRST + len(numbers) + 300) for number in numbers]
         try:
-            process = subprocess.Popen([*_BEGIN, ",".join(map(str, high)), *self._command], env=environment, pass_fds=high, **self._options)
+            process = subprocess.Popen(
+                [*_BEGIN, ",".join(map(str, high)), *self._command], env=environment, pass_fds=high, **self._options
+            )
         finally:
             for copy in high:
                 os.close(copy)
@@ -201,7 +207,11 @@ class Manager:
 
     def _kill_all(self) -> None:
         """What is left of the service."""
-        for pid in {self.pid, *(process.pid for process in self._processes), *(pid for pid, _ in self.mailbox.messages)}:
+        for pid in {
+            self.pid,
+            *(process.pid for process in self._processes),
+            *(pid for pid, _ in self.mailbox.messages),
+        }:
             if pid > 1 and pid != os.getpid() and self._is_ours(pid):
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
@@ -212,7 +222,9 @@ class Manager:
     def _is_ours(self, pid: int) -> bool:
         """A number may be another's by now."""
         try:
-            return f"NOTIFY_SOCKET={self.mailbox.path}".encode() in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+            return f"NOTIFY_SOCKET={self.mailbox.path}".encode() in Path(f"/proc/{pid}/environ").read_bytes().split(
+                b"\0"
+            )
         except OSError:
             return False
 

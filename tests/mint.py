@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from nodeproxy.credentials import Credentials, Trust
+from nodeproxy.tls.credentials import Credentials, Trust
 
 HOUR, DAY = 3600.0, 86400.0
 _BOTH = (ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH)
@@ -89,7 +89,9 @@ class Mint:
             # Critical where the subject is empty (RFC 5280 section 4.2.1.6).
             builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=not node)
         certificate = builder.sign(ca.key, hashes.SHA256())
-        return Credentials(spiffe, pem(certificate) + ca.sent, _key_pem(private), f"{certificate.serial_number:x}", begin, end)
+        return Credentials(
+            spiffe, pem(certificate) + ca.sent, _key_pem(private), f"{certificate.serial_number:x}", begin, end
+        )
 
     def trust(self, *cas, trust_domain="cluster.local", tolerance=300.0):
         return Trust(trust_domain, b"".join(ca.root.pem for ca in cas or (self.root,)), tolerance)
@@ -157,4 +159,6 @@ def _new_key(kind):
 
 
 def _key_pem(key):
-    return key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    return key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )

@@ -1,4 +1,4 @@
-"""What `edgemesh ca` shows of an authority: a document for programs, lines for people."""
+"""The output of `edgemesh ca` about an authority: a document for programs, lines for people."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from datetime import UTC, datetime
 from typing import Any
 
 from agent.commands import tables
-from agent.identity import rotation
-from agent.identity.ca import Issuer
-from agent.identity.csr import facts, fingerprint
-from agent.identity.holdings import Holdings
-from agent.identity.ledger import SITE
+from agent.identity.authority import rotation
+from agent.identity.authority.journal import SITE
+from agent.identity.authority.rotation import Report
+from agent.identity.authority.state import AuthorityState
+from agent.identity.csr import facts
 
 _DAY = 86400.0
 
@@ -24,48 +24,61 @@ _STANDS = {
 }
 
 
-def rotation_stands(holdings: Holdings) -> list[str]:
-    """Where the rotation of the root stands, and what comes next."""
-    standing = holdings.standing
-    found = [f"rotation of the root: {_STANDS[standing.step]}"]
-    for issuer, role in _roles(holdings):
-        found.append(f"  root {issuer.fingerprint[:16]}, until {date(issuer.not_after)}: {role}")
-    waiting = rotation.blocking(holdings)
-    if standing.step == "idle":
+def rotation_stands(report: Report) -> list[str]:
+    """Return the state of the root's rotation, and what comes next, for people."""
+    found = [f"rotation of the root: {_STANDS[report.step]}"]
+    for root in report.roots:
+        found.append(f"  root {root.fingerprint[:16]}, until {date(root.until)}: {root.role}")
+    if report.step == "idle":
         found.append("next: edgemesh ca rotate add makes a new root; nothing changes for calls")
-        if standing.retired:
+        if report.retired:
             found.append("back: edgemesh ca rotate undo believes the old root again")
         return found
-    step = "issue" if standing.step == "added" else "retire"
-    if waiting:
+    step = "issue" if report.step == "added" else "retire"
+    if report.waits_for:
         found.append(f"not yet ready for the next step, edgemesh ca rotate {step}; it waits for:")
-        for who in waiting:
+        for who in report.waits_for:
             found.append(f"  {who}")
+        if report.more:
+            found.append(f"  and {report.more} more")
+    elif report.not_before:
+        found.append(
+            f"not yet ready for the next step, edgemesh ca rotate {step}: what was issued before the last one and is not"
+            f" known here has ended on {date(report.not_before, clock=True)}"
+        )
     else:
         found.append(f"next: edgemesh ca rotate {step}")
-    if standing.step == "issuing":
-        for entry in holdings.ledger.newest(holdings.clock()):
-            if entry.spiffe == SITE:
-                found.append(
-                    f"site {entry.node} takes the same steps with its own authority: it must sign under the new root before the old one goes"
-                )
+    if report.step == "issuing":
+        for site in report.sites:
+            found.append(
+                f"site {site} takes the same steps with its own authority: it must sign under the new root before the old one goes"
+            )
     found.append("back: edgemesh ca rotate undo")
     return found
 
 
-def _roles(holdings: Holdings) -> list[tuple[Issuer, str]]:
-    found = [(holdings.issuer, "signs")]
-    if holdings.other is not None:
-        found.append((holdings.other, "new, does not sign yet" if holdings.standing.step == "added" else "old, still believed"))
-    return found
+def rotation_document(report: Report) -> dict[str, Any]:
+    """Return the document of `edgemesh ca rotate -o json` about an authority in a cluster."""
+    return {
+        "trust_domain": report.trust_domain,
+        "roots": [{"fingerprint": root.fingerprint, "until": root.until, "role": root.role} for root in report.roots],
+        "rotation": {"step": report.step, "since": report.since},
+        "sites": list(report.sites),
+        "blocking": list(report.waits_for),
+        "blocking_more": report.more,
+        "not_before": report.not_before,
+    }
 
 
-def authority(holdings: Holdings) -> dict[str, Any]:
-    """`edgemesh ca show -o json`. The folder is held."""
+def authority(holdings: AuthorityState) -> dict[str, Any]:
+    """Return the document of `edgemesh ca show -o json`. The caller holds the folder's lock."""
     now = time.time()
     standing, issuer = holdings.standing, holdings.issuer
-    roles = _roles(holdings)
-    roots = {fingerprint(held.root): (facts(held.root).not_after, role) for held, role in reversed(roles)}
+    held = {one.fingerprint: one for one in (holdings.other, issuer) if one is not None}
+    roots = {
+        root.fingerprint: (facts(held[root.fingerprint].root).not_after, root.role)
+        for root in reversed(rotation.report(holdings).roots)
+    }
     newest = holdings.ledger.newest(now)
     nodes = []
     for name, node in sorted(holdings.ledger.nodes.items()):
@@ -82,7 +95,9 @@ def authority(holdings: Holdings) -> dict[str, Any]:
     return {
         "trust_domain": standing.trust_domain,
         "folder": str(holdings.folder.path),
-        "roots": [{"fingerprint": root, "until": until, "role": role} for root, (until, role) in reversed(roots.items())],
+        "roots": [
+            {"fingerprint": root, "until": until, "role": role} for root, (until, role) in reversed(roots.items())
+        ],
         "site": issuer.subject if len(issuer.certificates) > 1 else "",
         "until": issuer.not_after,
         "rotation": {"step": standing.step, "since": standing.since},
@@ -93,19 +108,23 @@ def authority(holdings: Holdings) -> dict[str, Any]:
     }
 
 
-def _warnings(holdings: Holdings, now: float) -> list[str]:
+def _warnings(holdings: AuthorityState, now: float) -> list[str]:
     found = []
     left = holdings.issuer.not_after - now
     if left < 90 * _DAY:
         how = "edgemesh ca load" if len(holdings.issuer.certificates) > 1 else "edgemesh ca rotate add"
-        found.append(f"the issuing certificate ends on {date(holdings.issuer.not_after)}, and all that it signed with it: {how}")
+        found.append(
+            f"the issuing certificate ends on {date(holdings.issuer.not_after)}, and all that it signed with it: {how}"
+        )
     if holdings.ledger.gap:
-        found.append(f"the ledger was damaged at {date(holdings.ledger.gap, clock=True)}; what was issued before may be missing here")
+        found.append(
+            f"the ledger was damaged at {date(holdings.ledger.gap, clock=True)}; what was issued before may be missing here"
+        )
     return found
 
 
 def lines(document: dict[str, Any]) -> Iterable[Any]:
-    """`edgemesh ca show`."""
+    """Yield the lines of `edgemesh ca show`."""
     yield f"authority of {document['trust_domain']}, in {document['folder']}"
     yield f"rotation of the root: {_STANDS[document['rotation']['step']]}"
     if document["site"]:
@@ -116,10 +135,18 @@ def lines(document: dict[str, Any]) -> Iterable[Any]:
         roots.add(root["fingerprint"], date(root["until"]), root["role"])
     yield roots
     yield ""
-    nodes = tables.Rows("node", "enrolled", "certificates", "the last ends", "knows all roots", empty="no node is enrolled")
+    nodes = tables.Rows(
+        "node", "enrolled", "certificates", "the last ends", "knows all roots", empty="no node is enrolled"
+    )
     for node in document["nodes"]:
         ends = date(node["last_ends"], clock=True) if node["certificates"] else ""
-        nodes.add(node["node"], date(node["since"]), str(node["certificates"]), ends, "yes" if node["knows_all_roots"] else "no")
+        nodes.add(
+            node["node"],
+            date(node["since"]),
+            str(node["certificates"]),
+            ends,
+            "yes" if node["knows_all_roots"] else "no",
+        )
     yield nodes
     if document["sites"] or document["tokens"] or document["warnings"]:
         yield ""
@@ -132,12 +159,12 @@ def lines(document: dict[str, Any]) -> Iterable[Any]:
 
 
 def date(at: float, clock: bool = False) -> str:
-    """In UTC, with the time of day when `clock`."""
+    """Return a date in UTC, with the time of day when `clock`."""
     return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M UTC" if clock else "%Y-%m-%d")
 
 
 def span(given: float) -> str:
-    """A time that was given in one unit, in that unit."""
+    """Return a duration that was given in one unit, in that unit."""
     for unit, name in ((_DAY, "d"), (3600, "h"), (60, "min")):
         if given >= unit and not given % unit:
             return f"{given / unit:.0f} {name}"

@@ -1,48 +1,47 @@
-"""certs: which certificates this node holds, until when, what keeps them from being renewed, and whom it believes."""
+"""certs: which certificates this node holds, until when, what prevents their renewal, and which roots it trusts."""
 
 from __future__ import annotations
 
-from argparse import Namespace
+from argparse import ArgumentParser, Namespace
 from collections.abc import Iterable
 from typing import Any
 
-from agent.admin import client
-from agent.commands import NO, OK, UNREACHABLE, terminal
-from agent.config import SOCKET, environment
+from agent.commands import NO, OK, asking, views
+from agent.commands.asking import View
 
 Document = dict[str, Any]
 
-_STYLES = {"fresh": "green", "waiting": "yellow", "stale": "yellow", "expired": "bold red", "refused": "bold red"}
-_OFFSET = 1.0  # seconds that the clock may differ without a word
+_OFFSET = 1.0  # seconds that the clock may differ without a message
 
 
-def certs(arguments: Namespace) -> int:
-    """1 when a certificate that is wanted is not there."""
-    try:
-        document = client.get(arguments.socket or environment().socket or SOCKET, "/certs")
-    except client.Unreachable as error:
-        terminal.complain(str(error))
-        return UNREACHABLE
-    except client.Answered as answered:
-        terminal.complain(answered.error, answered.hint)
-        return NO
-    if arguments.output == "json":
-        terminal.print_json(document)
-    else:
-        console = terminal.console()
-        for renderable in shown(document):
-            console.print(renderable)
-    return NO if any(item["wanted"] and (item["expires_in_seconds"] or 0) <= 0 for item in document["certificates"]) else OK
+def arguments(parser: ArgumentParser) -> None:
+    asking.arguments(parser, cluster=True)
+
+
+@asking.saying
+def run(arguments: Namespace) -> int:
+    """Return 1 when a wanted certificate is missing."""
+    return views.tell(arguments, View("/certs", shown, "certs", code))
+
+
+def code(document: Document) -> int:
+    """Return the exit code of one node's document."""
+    return (
+        NO
+        if any(item["wanted"] and (item["expires_in_seconds"] or 0) <= 0 for item in document["certificates"])
+        else OK
+    )
 
 
 def shown(document: Document) -> Iterable[Any]:
-    """The document of /certs (agent/identity/concerns.py), for people."""
+    """Yield the document of /certs (agent/identity/node/report.py), for people."""
     from rich.text import Text
 
-    from agent.commands.tables import Rows, duration
+    from agent.commands import tables
+    from agent.commands.tables import CERTIFICATE, Rows, duration
 
     if not document["node"]:
-        yield "this node stands alone: edgemesh join enrols it in a mesh"
+        yield "this node has joined no mesh: edgemesh join enrols it"
     else:
         yield f"node {document['node']} of {document['trust_domain'] or 'a mesh whose authority has not answered yet'}"
         yield ""
@@ -51,11 +50,13 @@ def shown(document: Document) -> Iterable[Any]:
             ends, asked = item["expires_in_seconds"], item["asked_in_seconds"]
             rows.add(
                 Text(item["identity"], style="bold"),
-                Text(item["state"], style=_STYLES.get(item["state"], "")) if item["wanted"] else Text("not wanted any more", style="dim"),
-                "" if ends is None else duration(ends) if ends > 0 else Text("over", style="bold red"),
+                Text(item["state"], style=CERTIFICATE.get(item["state"], ""))
+                if item["wanted"]
+                else Text("not wanted any more", style="dim"),
+                "" if ends is None else duration(ends) if ends > 0 else Text("expired", style="bold red"),
                 "" if asked is None else duration(asked) if asked else "now",
                 item["serial"],
-                ": ".join(filter(None, (item["error"], item["hint"]))),
+                tables.awaited(item),
             )
         yield rows
         yield ""

@@ -1,19 +1,35 @@
-"""check: read a directory as the daemon would, and say everything that is wrong with it."""
+"""check: read manifests as the daemon would, and report everything that is wrong with them."""
 
 from __future__ import annotations
 
-from argparse import Namespace
+import sys
+from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
-from agent import status
-from agent.commands import NO, OK, tables, terminal
-from agent.store import look
+from agent.admin import status
+from agent.commands import NO, OK, WARNED, options, tables, terminal
+from agent.sources.manifest import MAX_BYTES
+from agent.store.store import look
 
 
-def check(arguments: Namespace) -> int:
-    """1 when something is an error."""
-    published = look(Path(arguments.directory), arguments.node or "")
-    found = [status.problem(item) for item in published.problems]
+def arguments(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "places", metavar="DIR|FILE|-", nargs="+", help="manifests: directories, files, or standard input (-)"
+    )
+    parser.add_argument(
+        "--strict", action="store_true", help=f"exit {WARNED} when something is a warning and nothing an error"
+    )
+    node = "check it as the node of this name would read it (default: the host name)"
+    parser.add_argument("--node", metavar="NAME", help=node)
+    options.output(parser)
+
+
+def run(arguments: Namespace) -> int:
+    """Return 1 when there is an error; with --strict, 2 when there is a warning."""
+    places = [Path(word) for word in arguments.places if word != "-"]
+    text = sys.stdin.buffer.read(MAX_BYTES + 1) if "-" in arguments.places else None
+    published = look(places, arguments.node or "", text)
+    found = status.problems(published.problems)
     if arguments.output == "json":
         terminal.print_json(found)
     else:
@@ -22,4 +38,7 @@ def check(arguments: Namespace) -> int:
         for line in lines:
             console.print(line)
         console.print(f"{published.objects} object{'' if published.objects == 1 else 's'}, {summary}")
-    return NO if any(item["severity"] == "error" for item in found) else OK
+    severities = {item["severity"] for item in found}
+    if "error" in severities:
+        return NO
+    return WARNED if arguments.strict and "warning" in severities else OK

@@ -1,26 +1,27 @@
-"""update: a signed bundle, from a path or a URL, without a dropped connection; and what was, and going back."""
+"""update: take up a signed bundle, from a path or a URL, without a dropped connection; show history; roll back."""
 
 from __future__ import annotations
 
 import platform
 import sys
 import time
-from argparse import Namespace
+from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from pathlib import Path
 from typing import NoReturn
 
 from agent.admin import client
-from agent.commands import NO, OK, USAGE
-from agent.config import SOCKET, environment
+from agent.commands import NO, OK, USAGE, options, terminal
+from agent.config.schema import SOCKET
+from agent.config.settings import environment
 from agent.ota.bundle import HEAD as BUNDLE_HEAD
 from agent.ota.bundle import BundleError, Manifest, find, read_head, read_manifest, whole_size
 from agent.ota.fetch import FetchError, fetch, forget
+from agent.ota.keys import Keys, TrustedKeys, TrustError
 from agent.ota.releases import AlteredError, ReleaseError, Releases
-from agent.ota.trust import Keys, Trust, TrustError
 
 STATE = "/var/lib/edgemesh"
 _FAMILIES = {"x86_64": "x86_64", "aarch64": "aarch64", "riscv64": "riscv64", "loongarch64": "loong64"}
-_RESTART = 15.0  # seconds for a daemon that was killed to be there again
+_RESTART = 15.0  # seconds for a killed daemon to run again
 _WAIT = 600.0  # seconds for the daemon to hand over; its own deadline comes first
 
 
@@ -28,7 +29,21 @@ class _Refused(Exception):  # noqa: N818
     """The update ends here; nothing has changed."""
 
 
-def update(arguments: Namespace) -> int:
+def arguments(parser: ArgumentParser) -> None:
+    parser.usage = "edgemesh update BUNDLE | URL | status | history | rollback | trust KEY..."
+    words = "a signed bundle, a file or a URL; or one of the words above"
+    parser.add_argument("words", metavar="BUNDLE", nargs="+", help=words)
+    downgrade = "take this version although it is older than what ran here"
+    parser.add_argument("--downgrade", metavar="VERSION", default="", help=downgrade)
+    rate = "fetch no faster: 20k, 1M a second (default: as it comes)"
+    parser.add_argument("--rate", metavar="BYTES", type=_rate, default=0, help=rate)
+    options.state(parser)
+    options.socket(parser)
+    options.output(parser)
+
+
+def run(arguments: Namespace) -> int:
+    """Return 1 when it was refused; nothing has changed then."""
     words: list[str] = arguments.words
     state = Path(arguments.state or STATE)
     readers = {"status": _status, "history": _history}
@@ -52,8 +67,15 @@ def update(arguments: Namespace) -> int:
         return NO
 
 
+def _rate(word: str) -> int:
+    number, unit = (word[:-1], word[-1]) if word[-1:] in ("k", "M") else (word, "")
+    if not number.isascii() or not number.isdigit() or not int(number):
+        raise ArgumentTypeError(f"{word!r} is no number of bytes a second: 50000, 20k, 1M")
+    return int(number) * {"": 1, "k": 1024, "M": 1 << 20}[unit]
+
+
 def family(machine: str = "") -> str:
-    """This CPU's, as bundles and our files name it. Raises BundleError."""
+    """Return the name of this CPU's family in bundles and our files. Raise BundleError."""
     machine = machine or platform.machine()
     if machine not in _FAMILIES:
         raise BundleError(f"edgemesh is not built for this CPU ({machine})")
@@ -61,15 +83,15 @@ def family(machine: str = "") -> str:
 
 
 def _update(state: Path, source: str, arguments: Namespace) -> int:
-    releases, trust = Releases(state), Trust(state)
+    releases, trust = Releases(state), TrustedKeys(state)
     running = _running(releases)
     if running is not None:
-        trust.came_to(running)  # whoever took it up may have been killed before he wrote that down
+        trust.came_to(running)  # the command that took it up may have been killed before it recorded that
     keys = trust.keys().keys
     if not keys:
         raise _Refused("this box trusts no key yet, and so no bundle; edgemesh update trust KEY")
     got = fetch(source, trust.folder, arguments.rate, _progress if sys.stderr.isatty() else lambda done, whole: None)
-    if got.received or got.resumed:
+    if (got.received or got.resumed) and arguments.output != "json":
         print(f"{got.received} bytes received{f', after {got.resumed} before' if got.resumed else ''}")
     with got.path.open("rb") as bundle:
         try:
@@ -77,16 +99,20 @@ def _update(state: Path, source: str, arguments: Namespace) -> int:
             head = read_head(data)
             manifest = read_manifest(data + bundle.read(head.size - len(data)), keys)
             if (size := got.path.stat().st_size) != whole_size(manifest, head):
-                raise BundleError(f"it is cut off, or something was added: {size} bytes instead of {whole_size(manifest, head)}")
+                raise BundleError(
+                    f"it is cut off, or something was added: {size} bytes instead of {whole_size(manifest, head)}"
+                )
         except BundleError:
             if "://" in source:
-                forget(trust.folder)  # what is kept of it would be no better the next time
+                forget(trust.folder)  # the same bytes would fail again
             raise
         file, at = find(manifest, head, family())
-        # A manifest that cannot be read any more must not lock the box out.
+        # A manifest that can no longer be read must not make updates impossible.
         trust.admit(manifest, running.epoch if running else trust.epoch(), arguments.downgrade)
         if running is not None and manifest.epoch < running.rollback:
-            raise BundleError(f"edgemesh {running.version} wrote what releases before epoch {running.rollback} cannot read")
+            raise BundleError(
+                f"edgemesh {running.version} wrote what releases before epoch {running.rollback} cannot read"
+            )
         bundle.seek(at)
         try:
             name = releases.stage(bundle, file, manifest)
@@ -95,7 +121,7 @@ def _update(state: Path, source: str, arguments: Namespace) -> int:
                 forget(trust.folder)
             raise
     if name == releases.current():
-        print(f"edgemesh {manifest.version} runs here already")
+        _say(arguments, manifest, "current", f"edgemesh {manifest.version} runs here already")
     else:
         _take_up(releases, name, manifest, "update", arguments)
     trust.came_to(manifest)
@@ -105,27 +131,35 @@ def _update(state: Path, source: str, arguments: Namespace) -> int:
 
 
 def _take_up(releases: Releases, name: str, manifest: Manifest, what: str, arguments: Namespace) -> None:
-    """Have the daemon hand over; where none runs, the release is the one of the next start."""
+    """Have the daemon hand over; where none runs, the next start runs the release."""
     releases.command(name)
     try:
         _ask(arguments.socket or environment().socket or SOCKET, name)
     except client.NotRunning:
         releases.switch(name)
         releases.record(what, manifest.version, "installed; no daemon ran")
-        print(f"edgemesh {manifest.version} is installed; no daemon runs that could take it up, so it has not proved well yet")
+        words = f"edgemesh {manifest.version} is installed; no daemon runs that could take it up, so it has not proved well yet"
+        _say(arguments, manifest, "installed", words)
         return
     except (client.Answered, client.Unreachable) as error:
         releases.record(what, manifest.version, f"failed: {error}")
         raise _Refused(f"{error}\n  {getattr(error, 'hint', '')}".rstrip()) from error
     releases.record(what, manifest.version, "took over")
-    print(f"edgemesh {manifest.version} runs")
+    _say(arguments, manifest, "runs", f"edgemesh {manifest.version} runs")
+
+
+def _say(arguments: Namespace, manifest: Manifest, outcome: str, words: str) -> None:
+    if arguments.output == "json":
+        terminal.print_json({"version": manifest.version, "epoch": manifest.epoch, "outcome": outcome})
+    else:
+        print(words)
 
 
 def _ask(socket: str, name: str) -> None:
-    """Raises what client.post does.
+    """Ask the daemon to take the release up. Raise what client.post does.
 
-    One that was killed leaves its socket, and is started anew in a moment: that one is to take the release up, and see whether it is
-    well, before it becomes the installed one.
+    A killed daemon leaves its socket, and is started again in a moment. That new one is to take the release up, and
+    check that it is healthy, before the release is installed.
     """
     until = time.monotonic() + _RESTART
     while True:
@@ -144,23 +178,39 @@ def _running(releases: Releases) -> Manifest | None:
 
 
 def _progress(done: int, whole: int) -> None:
-    print(f"\r{done >> 10} KiB{f' of {whole >> 10}' if whole else ''}", end="" if done != whole else "\n", file=sys.stderr, flush=True)
+    print(
+        f"\r{done >> 10} KiB{f' of {whole >> 10}' if whole else ''}",
+        end="" if done != whole else "\n",
+        file=sys.stderr,
+        flush=True,
+    )
 
 
 def _status(state: Path, words: list[str], arguments: Namespace) -> int:
     _none(words)
-    releases, trust = Releases(state), Trust(state)
+    releases, trust = Releases(state), TrustedKeys(state)
     current, previous = releases.current(), releases.previous()
+    if arguments.output == "json":
+        keys = [key.hex() for key in trust.keys().keys]
+        terminal.print_json(
+            {"installed": current or None, "before": previous or None, "epoch": trust.epoch(), "keys": keys}
+        )
+        return OK
     print(f"installed  {current or 'not by a bundle, nor by edgemesh setup'}")
     print(f"before     {previous if previous and previous != current else '-'}")
     print(f"epoch      {trust.epoch()}")
     found = trust.keys()
-    print(f"keys       {', '.join(key.hex()[:16] for key in found.keys) or 'none: no bundle is taken (edgemesh update trust KEY)'}")
+    print(
+        f"keys       {', '.join(key.hex()[:16] for key in found.keys) or 'none: no bundle is taken (edgemesh update trust KEY)'}"
+    )
     return OK
 
 
 def _history(state: Path, words: list[str], arguments: Namespace) -> int:
     _none(words)
+    if arguments.output == "json":
+        terminal.print_json(list(Releases(state).history()))
+        return OK
     for line in Releases(state).history():
         when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(line.get("time", 0)))
         print(f"{when}  {line.get('what', ''):<9} {line.get('version', ''):<12} {line.get('outcome', '')}")
@@ -168,7 +218,7 @@ def _history(state: Path, words: list[str], arguments: Namespace) -> int:
 
 
 def _rollback(state: Path, words: list[str], arguments: Namespace) -> int:
-    """Back to the release before; by name, so that its epoch may be smaller."""
+    """Go back to the release before; by name, so that its epoch may be smaller."""
     _none(words)
     releases = Releases(state)
     name, running = releases.previous(), _running(releases)
@@ -182,7 +232,7 @@ def _rollback(state: Path, words: list[str], arguments: Namespace) -> int:
 
 
 def _trust(state: Path, words: list[str], arguments: Namespace) -> int:
-    """Take the keys of a file, in place of all before: whoever is root here decides that, and nobody else."""
+    """Trust the keys of a file, in place of all before. Only root of this machine can."""
     from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
     from cryptography.hazmat.primitives.serialization import load_pem_public_key
@@ -198,15 +248,18 @@ def _trust(state: Path, words: list[str], arguments: Namespace) -> int:
         if not isinstance(key, Ed25519PublicKey):
             raise _Refused(f"{word}: this is no Ed25519 key")
         keys.append(key.public_bytes_raw())
-    trust, running = Trust(state), _running(Releases(state))
-    # No list that came before overrules this one.
+    trust, running = TrustedKeys(state), _running(Releases(state))
+    # The new list must not be older than any list before: that one would take precedence.
     try:
         serial = trust.keys().serial
     except TrustError:
-        serial = 0  # it cannot be read, and this is how it is mended
+        serial = 0  # the list cannot be read, and this command repairs it
     serial = max(serial, running.key_serial if running else 0)
     trust.write(Keys(serial, tuple(keys)))
-    print(f"bundles are taken that one of these signed: {', '.join(key.hex()[:16] for key in keys)}")
+    if arguments.output == "json":
+        terminal.print_json({"serial": serial, "keys": [key.hex() for key in keys]})
+    else:
+        print(f"bundles are taken that one of these signed: {', '.join(key.hex()[:16] for key in keys)}")
     return OK
 
 

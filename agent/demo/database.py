@@ -1,4 +1,4 @@
-"""The demo's mysql: MariaDB when it is installed, else a small server that also speaks first, and says that it stands in."""
+"""The demo's mysql: MariaDB when it is installed, else a small stand-in that also speaks first, and says what it is."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from agent.demo.apps import Answer, Application, TcpServer
+from agent.demo.application import Answer, Application
+from agent.demo.servers import TcpServer
 from agent.demo.surroundings import find
 
 PORT = 3306
-GREETING = b"bookstore-database stand-in 1\n"  # sent before the client has said a word, as MySQL does
+GREETING = b"bookstore-database stand-in 1\n"  # sent before the client has sent anything, as MySQL does
 STAND_IN_NOTE = "mysql is a stand-in that speaks first, too: for the real one, apt-get install mariadb-server"
 
 
@@ -39,7 +40,10 @@ class MariaDbServer(Struct, frozen=True):
         return [self.server, *options, *places, "--user=root", "--bind-address=*", f"--port={PORT}"]
 
     def total(self, folder: Path) -> int:
-        """What the database holds, asked over its Unix socket; 0 while it holds nothing. OSError when it does not answer."""
+        """Return what the database holds, read over its Unix socket; 0 while it holds nothing.
+
+        Raise OSError when it does not respond.
+        """
         options = ("--no-defaults", "--batch", "--skip-column-names", f"--socket={folder}/socket", "--user=root")
         command = [self.client, *options, "--execute=SELECT total FROM booksdemo.restocks WHERE id = 1"]
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=10)
@@ -49,7 +53,7 @@ class MariaDbServer(Struct, frozen=True):
 
 
 def installed() -> MariaDbServer | None:
-    """MariaDB's server and client, when both are on this box."""
+    """Return MariaDB's server and client, when both are on this machine."""
     server, client = find("mariadbd"), find("mariadb")
     return MariaDbServer(server, client) if server and client else None
 
@@ -69,7 +73,7 @@ class StandIn(Application):
 
 
 class StandInHandler(socketserver.StreamRequestHandler):
-    """Greets, then answers `OK n` to each line `STORE n`, and `ERROR` to anything else."""
+    """Greets, then responds `OK n` to each line `STORE n`, and `ERROR` to anything else."""
 
     def handle(self) -> None:
         assert isinstance(self.server, TcpServer) and isinstance(self.server.application, StandIn)

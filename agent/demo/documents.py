@@ -1,4 +1,4 @@
-"""The documents that the demo puts before the mesh: fixed ones from the folder `manifests`, and those that know the network."""
+"""The manifests of the demo: fixed ones from the folder `manifests`, and those that depend on the network."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from agent.demo.plan import Host, Site
 if TYPE_CHECKING:
     from agent.demo.network import Network
 
-# host -> (namespace, service account, labels). em-outsider is missing on purpose: it is not in the mesh.
+# host -> (namespace, service account, labels). em-outsider and em-outside are missing on purpose: they are not in the mesh.
 MEMBERS: dict[str, tuple[str, str, dict[str, str]]] = {
     "bookbuyer": ("bookbuyer", "bookbuyer", {"app": "bookbuyer"}),
     "bookthief": ("bookthief", "bookthief", {"app": "bookthief"}),
@@ -22,16 +22,19 @@ MEMBERS: dict[str, tuple[str, str, dict[str, str]]] = {
     "bookstore-v2": ("bookstore", "bookstore-v2", {"app": "bookstore", "version": "v2"}),
     "bookwarehouse": ("bookwarehouse", "bookwarehouse", {"app": "bookwarehouse"}),
     "mysql": ("bookwarehouse", "mysql", {"app": "mysql"}),
+    "client": ("shop", "client", {"app": "client"}),
+    "web-v1": ("shop", "web", {"app": "web", "version": "v1"}),
+    "web-v2": ("shop", "web", {"app": "web", "version": "v2"}),
 }
 
 
 def fixed(name: str) -> str:
-    """The text of manifests/NAME, as it stands."""
+    """Return the text of manifests/NAME, unchanged."""
     return (resources.files("agent.demo") / "manifests" / name).read_text()
 
 
 def workload(host: Host, network: Network) -> str:
-    """The Workload of one host. JSON is YAML."""
+    """Return the Workload of one host. JSON is YAML."""
     namespace, account, labels = MEMBERS[host.name]
     return _document(
         "edgemesh.io/v1alpha1",
@@ -47,9 +50,9 @@ def workload(host: Host, network: Network) -> str:
     )
 
 
-def node_config(site: Site, network: Network, folder: Path, metrics: str) -> str:
-    """Settings that keep a daemon of the demo apart from one that the box may already run. `metrics` is host:port."""
-    spec: dict[str, object] = {"adminSocket": str(folder / "admin.sock"), "stateDir": str(folder / "state"), "metricsAddress": metrics}
+def node_config(site: Site, network: Network, folder: Path) -> str:
+    """Return settings that keep a daemon of the demo apart from one that the machine may already run."""
+    spec: dict[str, object] = {"adminSocket": str(folder / "admin.sock"), "stateDir": str(folder / "state")}
     if not site.number:
         return _document("edgemesh.io/v1alpha1", "NodeConfig", {"name": "default"}, {"node": site.node, **spec})
     addresses = [site.link4, *([site.link6] if network.ipv6 else [])]
@@ -64,20 +67,27 @@ class Folder:
         path.mkdir(parents=True, exist_ok=True)
 
     def put(self, name: str, text: str) -> None:
-        """Whole or not at all: written under another name, then renamed."""
+        """Write a file whole or not at all: under another name, then renamed."""
         temporary = self.path / f".{name}.new"
         temporary.write_text(text)
         os.replace(temporary, self.path / name)
 
-    def hold_exactly(self, files: dict[str, str]) -> None:
-        """Make the folder hold these files (name -> text) and no others; new ones first, so that nothing is missing in between."""
+    def hold_exactly(self, files: dict[str, str]) -> bool:
+        """Make the folder hold these files (name -> text) and no others. Return whether anything changed.
+
+        New files come first, so that none is missing in between.
+        """
+        changed = False
         for name, text in files.items():
             path = self.path / name
             if not path.exists() or path.read_text() != text:
                 self.put(name, text)
+                changed = True
         for path in self.path.glob("*.yaml"):
             if path.name not in files:
                 path.unlink()
+                changed = True
+        return changed
 
 
 def _document(version: str, kind: str, metadata: Mapping[str, str], spec: Mapping[str, object]) -> str:

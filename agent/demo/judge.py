@@ -1,4 +1,4 @@
-"""Did the counters do what a step expects? Pure: two samples in, a finding for each counter out."""
+"""Whether the counters do what a step expects. Pure: two samples in, a finding for each counter out."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ State = Literal["held", "waiting", "broken"]
 
 
 class Sample(Struct, frozen=True):
-    """All counters at one moment. An application that did not answer is missing from the mappings."""
+    """All counters at one moment. An application that did not respond is missing from the mappings."""
 
     at: float  # seconds of any clock that only goes forward
     counts: Mapping[str, int]  # owner -> books; bookwarehouse -> restocked, mysql -> stored
@@ -34,7 +34,10 @@ class Finding(Struct, frozen=True):
 
 
 def findings(step: Step, base: Sample, now: Sample) -> dict[str, Finding]:
-    """`base` was taken when the step's policy was expected to be in force. `broken`: a frozen counter has moved since."""
+    """Return a finding for each counter. `broken`: a counter that must be frozen has moved.
+
+    `base` was taken when the step's policy was expected to be in force.
+    """
     return {owner: _finding(owner, expectation, base, now) for owner, expectation in step.expectations.items()}
 
 
@@ -52,16 +55,24 @@ def _finding(owner: str, expectation: Expectation, base: Sample, now: Sample) ->
                 return Finding("broken", f"+{grown}, expected none")
             tries = now.tries.get(owner, 0) - base.tries.get(owner, 0)
             enough = now.at - base.at >= FROZEN_SECONDS and (owner.startswith("bookstore") or tries >= FROZEN_TRIES)
-            return Finding("held" if enough else "waiting", "+0" if owner.startswith("bookstore") else f"+0 in {tries} calls")
+            return Finding(
+                "held" if enough else "waiting", "+0" if owner.startswith("bookstore") else f"+0 in {tries} calls"
+            )
         case "half":
             sales = _sold(base, now)
             share = grown / sales if sales else 0.0
             least, most = HALF_BOUNDS
-            return Finding("held" if sales >= HALF_SALES and least <= share <= most else "waiting", f"{grown} of {sales} ({share:.0%})")
+            return Finding(
+                "held" if sales >= HALF_SALES and least <= share <= most else "waiting",
+                f"{grown} of {sales} ({share:.0%})",
+            )
 
 
 def warehouse_gap(base: Sample, then: Sample, now: Sample) -> str:
-    """Books sold from `base` to `then` must by `now` be counted by warehouse and database, and no others. "" when that is so."""
+    """Return what is wrong with the counts of warehouse and database; "" when nothing is.
+
+    By `now` they must have counted every book sold from `base` to `then`, and no others.
+    """
     for owner in ("bookwarehouse", "mysql"):
         counted = _grown(owner, base, now)
         if counted < (sold := _sold(base, then)):

@@ -1,17 +1,21 @@
 """The demo's network: one namespace for each application, joined by a bridge that stands for the node's switch.
 
-    em-bookbuyer   em-bookthief   em-bookstore-v1  ...  em-outsider     one address of each family on eth0, default routes
+    em-bookbuyer   em-bookthief   em-bookstore-v1  ...  em-outsider
          |              |               |                    |
     +----+--------------+---------------+--------------------+----+
-    |                   bridge in em-node                         |    10.71.0.1, fd71:656d::1: the gateway and the resolver
+    |                   bridge in em-node                         |
     +-------------------------------------------------------------+
 
-With two nodes there are two of these, em-node-1 and em-node-2, each with its own applications and the subnets 10.71.N.0/24 and
-fd71:656d:N::/64, and a link between them (10.71.0.1 -- 10.71.0.2), over which they forward; each node's daemon runs in its namespace.
+Each application has one address of each family on eth0, and default routes. The bridge has 10.71.0.1 and fd71:656d::1:
+the gateway and the resolver.
 
-Nobody listens on the bridge's address. Applications are told that their resolver is there; in a workload of the mesh the daemon
-answers such questions itself, and in em-outsider, which is not in the mesh, they stay unanswered: that is what a stranger sees.
-Only this file touches pyroute2.
+With two nodes there are two of these, em-node-1 and em-node-2, each with its own applications and the subnets
+10.71.N.0/24 and fd71:656d:N::/64, and a link between them (10.71.0.1 -- 10.71.0.2), over which they forward. Each
+node's daemon runs in its namespace.
+
+No process listens on the bridge's address, though applications use it as their resolver. In a workload of the mesh the
+daemon itself responds to DNS queries; in em-outsider, which is not in the mesh, they get no response, as for any client
+outside the mesh. Only this file uses pyroute2.
 """
 
 from __future__ import annotations
@@ -31,38 +35,42 @@ from pyroute2.netlink.exceptions import NetlinkError
 from agent.demo.plan import BITS4, BITS6, HOSTS, NSSWITCH, PREFIX, RESOLV_CONF, Host, Site
 from agent.kernel import netns as kernel
 
-IFA_F_NODAD = 0x02  # linux/if_addr.h: usable at once; nobody else is on this bridge to ask for duplicates
+IFA_F_NODAD = 0x02  # linux/if_addr.h: usable at once; this bridge has no other host that could have the address
 RUN = Path("/run/netns")
 ETC = Path("/etc/netns")
 
 
 class Network:
-    """Made on entry, gone on exit, whatever happened in between. `ipv6` is False where the kernel has none.
+    """A network made on entry and removed on exit, even after an error. `ipv6`: whether the kernel has it.
 
-    Raises OSError or NetlinkError when the kernel does not let us (no CAP_NET_ADMIN, or no CAP_SYS_ADMIN for namespaces).
+    Raise OSError or NetlinkError when the kernel refuses (no CAP_NET_ADMIN, or no CAP_SYS_ADMIN for namespaces).
     """
 
     def __init__(
-        self, hosts: Iterable[Host] = HOSTS, prefix: str = PREFIX, configure_names: bool = True, sites: Iterable[Site] = (Site(),)
+        self,
+        hosts: Iterable[Host] = HOSTS,
+        prefix: str = PREFIX,
+        configure_names: bool = True,
+        sites: Iterable[Site] = (Site(),),
     ) -> None:
         self.hosts = tuple(hosts)
         self.sites = tuple(sites)
         self.prefix = prefix
-        self.configure_names = configure_names  # False: /etc is not ours to write; the caller took care of resolv.conf
+        self.configure_names = configure_names  # False: /etc is not writable here; the caller handles resolv.conf
         self.ipv6 = Path("/proc/sys/net/ipv6").exists()
 
     def __enter__(self) -> Network:
-        remove_leftovers(self.prefix)
+        remove_leftovers(self.prefix, self.configure_names)
         try:
             with _signals_held():
                 self._make()
         except BaseException:
-            remove_leftovers(self.prefix)
+            remove_leftovers(self.prefix, self.configure_names)
             raise
         return self
 
     def __exit__(self, *_: object) -> None:
-        remove_leftovers(self.prefix)
+        remove_leftovers(self.prefix, self.configure_names)
 
     def name(self, host: str) -> str:
         return self.prefix + host
@@ -101,18 +109,23 @@ class Network:
                     ip.route("add", dst="default", gateway=gateways[host.site].gateway6, family=10)
 
     def _node(self, site: Site) -> None:
-        """A bridge with the node's hosts."""
+        """Make a bridge with the node's hosts."""
         with IPRoute(netns=self.name(site.name)) as ip:
             ip.link("set", index=1, state="up")
             bridge = _link(ip, "bridge0", kind="bridge")
             self._addresses(ip, bridge, site.gateway4, site.gateway6)
             for host in self.hosts:
                 if host.site == site.number:
-                    port = _link(ip, f"port{host.number}", kind="veth", peer={"ifname": "eth0", "net_ns_fd": self.name(host.name)})
+                    port = _link(
+                        ip,
+                        f"port{host.number}",
+                        kind="veth",
+                        peer={"ifname": "eth0", "net_ns_fd": self.name(host.name)},
+                    )
                     ip.link("set", index=port, master=bridge, state="up")
 
     def _connect(self) -> None:
-        """Addresses and routes at both ends of the link; the kernel takes some of them away with a link that goes down."""
+        """Set addresses and routes at both ends of the link. The kernel removes some of them when a link goes down."""
         for here, there in (self.sites, self.sites[::-1]):
             with IPRoute(netns=self.name(here.name)) as ip:
                 (index,) = ip.link_lookup(ifname="link")
@@ -132,7 +145,7 @@ class Network:
             folder = ETC / name
             folder.mkdir(parents=True)
             (folder / "resolv.conf").write_text(RESOLV_CONF)
-            if Path("/etc/nsswitch.conf").exists():  # `ip netns exec` can only cover a file that is there
+            if Path("/etc/nsswitch.conf").exists():  # `ip netns exec` can only cover an existing file
                 (folder / "nsswitch.conf").write_text(NSSWITCH)
 
     def _addresses(self, ip: IPRoute, index: int, address4: str, address6: str) -> None:
@@ -145,25 +158,34 @@ class Network:
                 self.ipv6 = False
 
 
-def remove_leftovers(prefix: str = PREFIX) -> None:
-    """End every process inside our namespaces, then remove the namespaces and what tells `ip netns exec` about their resolver."""
+def remove_leftovers(prefix: str = PREFIX, names_too: bool = True) -> None:
+    """End every process in our namespaces, then remove the namespaces and the files that give them their resolver.
+
+    `ip netns exec` reads those files. `names_too` False: /etc is not writable here. What a demo run by root left there
+    says the same as ours would, and may stay.
+    """
     names = [path.name for path in RUN.glob(f"{prefix}*")] if RUN.exists() else []
     _end_processes([RUN / name for name in names])
     for name in names:
         with contextlib.suppress(FileNotFoundError):
             netns.remove(name)
+    if not names_too:
+        return
     for folder in ETC.glob(f"{prefix}*") if ETC.exists() else ():
         for file in folder.iterdir():
             file.unlink()
         folder.rmdir()
-    with contextlib.suppress(OSError):  # not empty: others use it; not there: nothing to do
+    with contextlib.suppress(OSError):  # not empty: others use it; or missing: nothing to do
         ETC.rmdir()
 
 
 @contextlib.contextmanager
 def _signals_held() -> Iterator[None]:
-    """Signals wait until we are done. pyroute2 enters a namespace in a forked copy of us and ends that copy by SIGTERM: with the
-    demo's handler the copy would unwind as we do on Ctrl-C, and take down what we are just building."""
+    """Hold signals until the block ends.
+
+    pyroute2 enters a namespace in a forked copy of us and ends that copy by SIGTERM: with the demo's handler the copy
+    would unwind as we do on Ctrl-C, and remove what we are just building.
+    """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM, signal.SIGHUP))
     try:
         yield
@@ -178,7 +200,10 @@ def _link(ip: IPRoute, name: str, **attributes: object) -> int:
 
 
 def _end_processes(namespaces: list[Path], patience: float = 3.0, clock: Callable[[], float] = time.monotonic) -> None:
-    """SIGTERM, then after `patience` seconds SIGKILL, to whoever runs in these namespaces; a namespace lives as long as they do."""
+    """Send SIGTERM, then after `patience` seconds SIGKILL, to every process in these namespaces.
+
+    A namespace lives as long as its processes.
+    """
     wanted = set()
     for path in namespaces:
         with contextlib.suppress(OSError):
@@ -198,7 +223,7 @@ def _end_processes(namespaces: list[Path], patience: float = 3.0, clock: Callabl
 
 
 def _identity(path: Path) -> tuple[int, int]:
-    """What tells one namespace from another (namespaces(7)): an inode number is only unique within its device."""
+    """Return what identifies a namespace (namespaces(7)): an inode number is only unique within its device."""
     status = path.stat()
     return status.st_dev, status.st_ino
 
@@ -209,6 +234,6 @@ def _processes_in(namespaces: set[tuple[int, int]]) -> Iterator[int]:
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit() and int(entry.name) != os.getpid():
             with contextlib.suppress(OSError):
-                # A zombie has no namespace any more; its parent will collect it.
+                # A zombie has no namespace any more; its parent will reap it.
                 if _identity(entry / "ns/net") in namespaces:
                     yield int(entry.name)

@@ -1,4 +1,4 @@
-"""The demo's address plan: which nodes and boxes there are, what they are called, and where they look names up."""
+"""The demo's address plan: its nodes and hosts, their names, and their resolver."""
 
 from __future__ import annotations
 
@@ -8,14 +8,16 @@ PREFIX = "em-"
 BITS4, BITS6 = 24, 64
 MOST_NODES = 2
 
-# Nobody listens there, with one node or with two.
+# No process listens there, with one node or with two.
 RESOLVER = "10.71.0.1"
-# `hosts: files dns`: nss-resolve and mDNS would ask the host over a Unix socket, which no network namespace separates.
+# `hosts: files dns`: nss-resolve and mDNS would ask the machine over a Unix socket, which no network namespace
+# separates.
 NSSWITCH = "hosts: files dns\n"
 RESOLV_CONF = f"nameserver {RESOLVER}\noptions timeout:1 attempts:2\n"
 
 NAMES = ("bookbuyer", "bookthief", "bookstore-v1", "bookstore-v2", "bookwarehouse", "mysql", "outsider")
-# With two nodes: calls cross the link in both directions (bookstore-v2 restocks at node 2, bookbuyer buys there), and TCP does.
+# With two nodes, calls cross the link in both directions (bookstore-v2 restocks at node 2, bookbuyer buys there), and
+# so does TCP.
 ON_THE_SECOND = frozenset(("bookstore-v1", "bookwarehouse", "mysql"))
 
 
@@ -30,7 +32,7 @@ class Site(Struct, frozen=True):
 
     @property
     def node(self) -> str:
-        """What it is called in the mesh."""
+        """Return its name in the mesh."""
         return self.name if self.number else "demo"
 
     @property
@@ -56,7 +58,7 @@ class Site(Struct, frozen=True):
 
 
 class Host(Struct, frozen=True):
-    """One box of the demo: its namespace is PREFIX + name, its addresses end in `number`."""
+    """One host of the demo: its namespace is PREFIX + name, its addresses end in `number`."""
 
     name: str
     number: int
@@ -76,10 +78,15 @@ def sites(nodes: int) -> tuple[Site, ...]:
 
 
 def hosts(nodes: int) -> tuple[Host, ...]:
-    return tuple(Host(name, number, 0 if nodes == 1 else 2 if name in ON_THE_SECOND else 1) for number, name in enumerate(NAMES, start=11))
+    return tuple(
+        Host(name, number, 0 if nodes == 1 else 2 if name in ON_THE_SECOND else 1)
+        for number, name in enumerate(NAMES, start=11)
+    )
 
 
 HOSTS = hosts(1)
+# Of the chapters. `outside` is not in the mesh.
+VILLAGE = tuple(Host(name, number) for number, name in enumerate(("client", "web-v1", "web-v2", "outside"), start=31))
 
 
 def _address4(site: int, number: int) -> str:

@@ -9,13 +9,13 @@ from pathlib import Path
 
 from agent.demo.surroundings import environment
 
-# Seconds from SIGTERM to SIGKILL. The daemon lets running connections end; the rest has nothing to lose, and a MariaDB that is
-# still starting does not hear SIGTERM at all.
+# Seconds from SIGTERM to SIGKILL. The daemon lets open connections end; the others have nothing to lose, and a MariaDB
+# that is still starting ignores SIGTERM.
 PATIENCE = {"edgemesh": 15.0, "edgemesh-node-1": 15.0, "edgemesh-node-2": 15.0}
 
 
 class StartFailed(Exception):  # noqa: N818 - reads as what happened
-    """Something of the demo did not come up; the message holds the end of its log."""
+    """A part of the demo did not start; the message holds the end of its log."""
 
 
 class Processes:
@@ -32,7 +32,7 @@ class Processes:
             self.stop(name)
 
     def start(self, name: str, command: Sequence[str], namespace: str = "") -> None:
-        """Start `command`, inside `namespace` when one is given. It ends when we do, even by SIGKILL (PR_SET_PDEATHSIG)."""
+        """Start `command`, in `namespace` if given. It ends when we do, even by SIGKILL (PR_SET_PDEATHSIG)."""
         inside = ("ip", "netns", "exec", namespace) if namespace else ()
         with self._log(name).open("wb") as log:
             self._running[name] = subprocess.Popen(
@@ -41,14 +41,17 @@ class Processes:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 env=environment(),
-                start_new_session=True,  # Ctrl-C is ours to hear; we end them in order
+                start_new_session=True,  # only we get Ctrl-C; we end them in order
             )
 
     def has(self, name: str) -> bool:
         return name in self._running
 
+    def pid(self, name: str) -> int:
+        return self._running[name].pid
+
     def stop(self, name: str, patience: float | None = None) -> None:
-        """SIGTERM, and SIGKILL when it has not ended after `patience` seconds (None: what suits it)."""
+        """Send SIGTERM, and SIGKILL when it has not ended after `patience` seconds (None: its own value)."""
         process = self._running.pop(name, None)
         if process is None:
             return
@@ -60,7 +63,7 @@ class Processes:
             process.wait()
 
     def ended(self) -> str:
-        """What ended although nobody asked it to, with the end of its log; "" when all is well."""
+        """Return which process ended unasked, with the end of its log; "" for none."""
         for name, process in self._running.items():
             if process.poll() is not None:
                 return f"{name} ended with status {process.returncode}:\n{self.tail(name)}"

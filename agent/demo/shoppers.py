@@ -1,15 +1,14 @@
-"""bookbuyer and bookthief: the same loop, asking the bookstore for its list and for a book, round after round."""
+"""bookbuyer and bookthief: the same loop, which requests the bookstore's list and a book, round after round."""
 
 from __future__ import annotations
 
 import json
 import threading
-import time
 from collections.abc import Mapping
 
-from agent.demo.apps import Answer, Application, Caller, Settings
+from agent.demo.application import Answer, Application, Caller, Settings
 
-# bookthief says that it is bookbuyer, too: a header is no identity.
+# bookthief also claims to be bookbuyer: a header is no identity.
 LIST_HEADERS = {"User-Agent": "Go-http-client/1.1", "client-app": "bookbuyer"}
 BUY_HEADERS = {"User-Agent": "Go-http-client/1.1"}
 
@@ -23,9 +22,14 @@ class Shopper(Application):
         self.settings = settings
         self.versions = {"bookstore-v1": 0, "bookstore-v2": 0}
         self.total = 0
+        self._over = threading.Event()
 
     def start(self) -> None:
         threading.Thread(target=self._shop, daemon=True).start()
+
+    def stop(self) -> None:
+        """Stop after the current round."""
+        self._over.set()
 
     def raw(self) -> dict[str, int]:
         with self.lock:
@@ -60,6 +64,6 @@ class Shopper(Application):
 
     def _shop(self) -> None:
         caller = Caller(self.settings.store)
-        while True:
+        while not self._over.wait(self.settings.interval):
             self.round(caller)
-            time.sleep(self.settings.interval)
+        caller.close()

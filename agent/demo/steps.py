@@ -1,4 +1,4 @@
-"""The nine steps of the bookstore as data: what lies in the configuration folder, and what each counter must then do."""
+"""The nine steps of the bookstore as data: the files of the watched folder, and what each counter must then do."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from typing import Literal
 
 from msgspec import Struct, structs
 
-# rises: grows. frozen: does not, although its owner keeps trying. half: grows, with about half of all sales. absent: not deployed.
+# rises: grows. frozen: does not, although its owner keeps trying. half: grows, with about half of all sales. absent:
+# not deployed.
 Expectation = Literal["rises", "frozen", "half", "absent"]
 
 
@@ -28,7 +29,7 @@ class Step(Struct, frozen=True):
 
     @property
     def expectations(self) -> dict[str, Expectation]:
-        """By the name of the counter's owner, in the order of the table."""
+        """Return expectations by the name of the counter's owner, in the order of the table."""
         return {
             "bookbuyer": self.bookbuyer,
             "bookthief": self.bookthief,
@@ -37,7 +38,7 @@ class Step(Struct, frozen=True):
         }
 
 
-# One file name per object, so that a step which changes an object edits its file, as a person would.
+# One file name for each object, so that a step which changes an object edits its file, as a person would.
 _PERMISSIVE = {"services.yaml": "services.yaml", "mesh.yaml": "mesh-permissive.yaml"}
 _DENY = {"services.yaml": "services.yaml", "mesh.yaml": "mesh-smi.yaml"}
 _ACCESS = _DENY | {"routes-and-warehouse.yaml": "routes-and-warehouse.yaml", "access.yaml": "access-v1.yaml"}
@@ -54,5 +55,5 @@ STEPS = (
     Step("split: half and half", _V2 | {"split.yaml": "split-50-50.yaml"}, "rises", "frozen", "half", "half"),
     Step("split: everything to v2", _V2 | {"split.yaml": "split-0-100.yaml"}, "rises", "frozen", "frozen", "rises"),
 )
-# What only two nodes have, after the others: bookbuyer and bookstore-v1 are on different ones.
+# The step that only two nodes have, after the others: bookbuyer and bookstore-v1 are on different ones.
 OUTAGE = structs.replace(STEPS[6], title="the link between the nodes goes down, and up again")

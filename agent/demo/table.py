@@ -1,4 +1,4 @@
-"""What the demo shows: a live table on a terminal, one line for each step elsewhere."""
+"""The demo's output: a live table on a terminal, one line for each step elsewhere."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MARK = {"held": "✓", "waiting": "…", "broken": "✗"}
 
 
 class Result(Struct, frozen=True):
-    """What came of one step. `failures` empty: it held."""
+    """The result of one step. `failures` empty: it passed."""
 
     number: int
     step: Step
@@ -30,7 +30,7 @@ class Result(Struct, frozen=True):
 
 
 class Display:
-    """Shows the step at hand; a context manager, so that the terminal is always given back."""
+    """Shows the current step; a context manager, so that the terminal is always restored."""
 
     def __init__(self, console: Console, notes: list[str]) -> None:
         self.console = console
@@ -54,8 +54,10 @@ class Display:
             self._live.update(table(number, step, now, found, [doing, *self.notes]))
 
     def finished(self, result: Result) -> None:
-        """A step is done: one line, which stays."""
-        found = ", ".join(f"{owner} {finding.text}" for owner, finding in result.found.items() if finding.text != "not deployed")
+        """Print one line, which stays, for a step that is done."""
+        found = ", ".join(
+            f"{owner} {finding.text}" for owner, finding in result.found.items() if finding.text != "not deployed"
+        )
         mark, style = ("FAILED", "red") if result.failures else ("ok", "green")
         self.console.print(
             Text.assemble(
@@ -70,11 +72,12 @@ class Display:
 
 
 def table(number: int, step: Step, now: Sample, found: Mapping[str, Finding], footer: list[str]) -> RenderableType:
-    """The step at hand: each counter, what it must do, what it did."""
+    """Return the table of the current step: each counter, what it must do, what it did."""
     title = f"step {number} of {max(number, len(STEPS))}: {step.title}"
     grid = Table(title=title, title_justify="left", caption="\n".join(footer), caption_justify="left")
     for heading in ("", "books", "its last call", "expected", "since the change"):
-        grid.add_column(heading, justify="right" if heading == "books" else "left")
+        # Folded where it is narrow: cut short, bookstore-v1 and bookstore-v2 would look the same.
+        grid.add_column(heading, justify="right" if heading == "books" else "left", overflow="fold")
     for owner, expectation in step.expectations.items():
         finding = found.get(owner, Finding("waiting", ""))
         count = NONE if expectation == "absent" else str(now.counts.get(owner, "?"))
@@ -86,17 +89,21 @@ def table(number: int, step: Step, now: Sample, found: Mapping[str, Finding], fo
 
 
 def summary(results: list[Result]) -> RenderableType:
-    """All steps, in the shape of the table that the demo's design promised."""
+    """Return all steps in one table."""
     grid = Table(title="expected and found", title_justify="left")
     for heading in ("", "step", "bookbuyer", "bookthief", "bookstore-v1", "bookstore-v2", "curls", ""):
-        grid.add_column(heading)
+        grid.add_column(heading, overflow="fold")
     for result in results:
         cells = []
         for owner, expectation in result.step.expectations.items():
             finding = result.found[owner]
-            cells.append(Text(NONE if expectation == "absent" else f"{expectation} {finding.text}", style=COLOUR[finding.state]))
+            cells.append(
+                Text(NONE if expectation == "absent" else f"{expectation} {finding.text}", style=COLOUR[finding.state])
+            )
         verdict = Text("FAILED", style="bold red") if result.failures else Text("ok", style="green")
         grid.add_row(str(result.number), result.step.title, *cells, str(result.trials), verdict)
     failed = [str(result.number) for result in results if result.failures]
-    closing = f"FAILED: step {', '.join(failed)}" if failed else f"all {len(results)} held" if len(results) > 1 else "held"
+    closing = (
+        f"FAILED: step {', '.join(failed)}" if failed else f"all {len(results)} held" if len(results) > 1 else "held"
+    )
     return Group(grid, Text(closing, style="bold red" if failed else "bold green"))

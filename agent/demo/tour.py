@@ -1,20 +1,17 @@
-"""One tour through the steps: change the policy, watch the counters, try with curl, say whether it held."""
+"""One tour through the steps: change the policy, watch the counters, try with curl, report the result."""
 
 from __future__ import annotations
 
 import contextlib
 import shutil
-import sys
 import time
 from collections.abc import Mapping
-from pathlib import Path
 
 from rich.console import Console
 
-from agent import program
-from agent.admin import client
 from agent.demo import judge, surroundings, trials
 from agent.demo.judge import Finding, Sample
+from agent.demo.mesh import is_ready
 from agent.demo.plan import PREFIX
 from agent.demo.processes import StartFailed
 from agent.demo.steps import OUTAGE, STEPS, Step
@@ -22,8 +19,8 @@ from agent.demo.table import Display, Result, summary
 from agent.demo.town import Town
 
 SETTLE_SECONDS = 1.0  # from a written file to the first look at the counters
-STEP_SECONDS = 45.0  # what a step may take before its expectations have failed
-OUTAGE_SECONDS = 45.0  # until a link that went down, or came up, is noticed by calls
+STEP_SECONDS = 45.0  # time after which a step's expectations have failed
+OUTAGE_SECONDS = 45.0  # until calls notice that a link went down, or came up
 FOLLOW_SECONDS = 10.0  # from a sale to its count in the database, with a dial or two in between
 FAILED = 1
 
@@ -38,12 +35,12 @@ class Tour:
         self.hosts = {host.name: host for host in town.network.hosts}
 
     def run(self, last: int, hold: bool) -> int:
-        """Steps 1 to `last`; with `hold` only step `last`, since it is there that people want to be."""
+        """Run steps 1 to `last`, or with `hold` only step `last`, to stay there. Return the exit code."""
         numbers = [last] if hold else range(1, last + 1)
         results = []
         with self.display:
             self.town.apply(STEPS[numbers[0] - 1])
-            self.town.start_mesh(self._ready)
+            self.town.start_mesh(is_ready)
             for number in numbers:
                 result = self._step(number, STEPS[number - 1])
                 results.append(result)
@@ -72,7 +69,7 @@ class Tour:
         return Result(number, step, time.monotonic() - began, found, len(tried), tuple(failures))
 
     def _outage(self, number: int) -> Result:
-        """Calls that cross the link fail with an answer while it is down, and come again once it is up."""
+        """Check that calls over the link fail with a response while it is down, and succeed again once it is up."""
         began = time.monotonic()
         self.town.apply(OUTAGE)
         _, found, failures = self._watch(number, OUTAGE)
@@ -89,7 +86,7 @@ class Tour:
         return Result(number, OUTAGE, time.monotonic() - began, found, tries, tuple(failures))
 
     def _until(self, number: int, trial: trials.Trial, found: Mapping[str, Finding]) -> tuple[int, str]:
-        """Try until it comes out as it must or time is up: how often, and what was wrong the last time."""
+        """Try until the result is right or time is up. Return the number of tries, and the last fault."""
         deadline = time.monotonic() + OUTAGE_SECONDS
         tries = 0
         while True:
@@ -101,7 +98,10 @@ class Tour:
             time.sleep(0.5)
 
     def _watch(self, number: int, step: Step) -> tuple[Sample, dict[str, Finding], list[str]]:
-        """Look until every counter does what it must, or time is up. The base moves on while the change has not arrived yet."""
+        """Watch until every counter does what it must, or time is up.
+
+        The base moves on as long as the change has not taken effect.
+        """
         deadline = time.monotonic() + STEP_SECONDS
         self._pause(number, step, SETTLE_SECONDS)
         base = self.town.sample()
@@ -117,13 +117,19 @@ class Tour:
                 return base, found, [ended]
             if now.at > deadline:
                 wrong = [owner for owner, finding in found.items() if finding.state != "held"]
-                failures = [f"{owner}: expected {step.expectations[owner]}, found {found[owner].text}" for owner in wrong]
-                return base, found, failures + [f"{owner}'s last call: {now.last[owner]}" for owner in wrong if now.last.get(owner)]
+                failures = [
+                    f"{owner}: expected {step.expectations[owner]}, found {found[owner].text}" for owner in wrong
+                ]
+                return (
+                    base,
+                    found,
+                    failures + [f"{owner}'s last call: {now.last[owner]}" for owner in wrong if now.last.get(owner)],
+                )
             if "broken" in states:
                 base = now
 
     def _warehouse_follows(self, base: Sample) -> list[str]:
-        """Warehouse and database must count what the stores sold since `base`."""
+        """Check that warehouse and database count what the stores sold since `base`."""
         then = self.town.sample()
         while True:
             now = self.town.sample()
@@ -141,17 +147,12 @@ class Tour:
             self.display.show(number, step, self.town.sample(), {}, "the policy files have changed")
             time.sleep(0.1)
 
-    def _ready(self, socket: Path) -> bool:
-        try:
-            client.get(str(socket), "/ready")
-        except ConnectionError:
-            return False
-        return True
-
     def _hold(self, number: int) -> None:
         """Keep everything running until Ctrl-C."""
         step = STEPS[number - 1]
-        self.display.say("\n".join(["", "holding; try these in another terminal, and Ctrl-C here to end:", *self.commands(), ""]))
+        self.display.say(
+            "\n".join(["", "holding; try these in another terminal, and Ctrl-C here to end:", *self.commands(), ""])
+        )
         base = self.town.sample()
         with contextlib.suppress(KeyboardInterrupt):
             while not (ended := self.town.processes.ended()):
@@ -161,8 +162,8 @@ class Tour:
             raise StartFailed(ended)
 
     def commands(self) -> list[str]:
-        """What a person may type meanwhile."""
-        edgemesh = _edgemesh()
+        """Return commands for people to try meanwhile."""
+        edgemesh = surroundings.edgemesh()
         sockets = [self.town.mesh.socket(site) for site in self.town.network.sites]
         disguise = "-A Go-http-client/1.1 -H 'client-app: bookbuyer'"
         netns = f"{'ip' if shutil.which('ip') else surroundings.find('ip')} netns exec {PREFIX}"
@@ -178,11 +179,3 @@ class Tour:
         if self.enter:
             commands.insert(0, f"{self.enter}bash   # first: the demo has namespaces of its own")
         return [f"  {command}" for command in commands]
-
-
-def _edgemesh() -> str:
-    """How a person calls this same edgemesh: by its name, by its place in the virtual environment, or as we call ourselves."""
-    if shutil.which("edgemesh"):
-        return "edgemesh"
-    beside = Path(sys.executable).with_name("edgemesh")
-    return str(beside) if beside.exists() else " ".join(program.command())

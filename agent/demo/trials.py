@@ -1,4 +1,4 @@
-"""What is tried with an unmodified curl inside the namespaces at every step, and what must come of it."""
+"""What an unmodified curl tries inside the namespaces at every step, and what the result must be."""
 
 from __future__ import annotations
 
@@ -16,18 +16,20 @@ from nodeproxy.capture import Ports
 TUNNEL = Ports().tunnel
 STORE = "http://bookstore.bookstore:14001/books-bought"
 WAREHOUSE = "http://bookwarehouse.bookwarehouse:14001/restock-books"
-DATABASE = f"http://mysql.bookwarehouse:{DATABASE_PORT}/"  # not HTTP: --http0.9 makes curl print whatever the server says
-DISGUISE = ("--user-agent", "Go-http-client/1.1", "--header", "client-app: bookbuyer")  # what the buyer says of itself
+DATABASE = (
+    f"http://mysql.bookwarehouse:{DATABASE_PORT}/"  # not HTTP: --http0.9 makes curl print whatever the server sends
+)
+DISGUISE = ("--user-agent", "Go-http-client/1.1", "--header", "client-app: bookbuyer")  # what the buyer claims to be
 
-# answered: 200. greeted: the server's own first bytes, not HTTP. denied: 403 that says why. refused: nothing of the server's.
-# closed: no HTTP at all, or a refusal that says why. unreachable: a 5xx of the mesh that says why.
+# answered: 200. greeted: the server's own first bytes, not HTTP. denied: 403 with the reason. refused: nothing from the
+# server. closed: no HTTP at all, or a refusal with the reason. unreachable: a 5xx of the mesh with the reason.
 Wanted = Literal["answered", "greeted", "denied", "refused", "closed", "unreachable"]
 
 
 class Trial(Struct, frozen=True):
     who: str
     whom: str
-    words: tuple[str, ...]  # what curl is given
+    words: tuple[str, ...]  # the arguments of curl
     wanted: Wanted
 
     def __str__(self) -> str:
@@ -35,7 +37,7 @@ class Trial(Struct, frozen=True):
 
 
 def trials(step: Step, hosts: dict[str, Host], ipv6: bool) -> list[Trial]:
-    """The trials of one step. A stranger is refused in every mode; the rest follows the step."""
+    """Return the trials of one step. A client outside the mesh is always refused; the rest depends on the step."""
     store = hosts["bookstore-v1"]
     addresses = [store.address4, *([f"[{store.address6}]"] if ipv6 else [])]
     direct = [f"http://{address}:14001/books-bought" for address in addresses]
@@ -49,7 +51,7 @@ def trials(step: Step, hosts: dict[str, Host], ipv6: bool) -> list[Trial]:
             # The route asks for the buyer's headers, so that even the buyer is denied without them.
             found.append(Trial(who, f"{STORE} without its headers", (STORE,), "denied"))
     if store.site != hosts["outsider"].site:
-        # Between nodes there is mTLS only. --insecure: the stranger does not mind who answers; it is he who has no certificate.
+        # Between nodes there is only mTLS. --insecure: curl then checks no certificate, and it has none of its own.
         doors = [*addresses, Site(store.site).link4]
         found += [
             Trial("outsider", f"{scheme}://{door}:{TUNNEL}/", ("--insecure", f"{scheme}://{door}:{TUNNEL}/"), "closed")
@@ -60,12 +62,12 @@ def trials(step: Step, hosts: dict[str, Host], ipv6: bool) -> list[Trial]:
 
 
 def crossing(up: bool) -> Trial:
-    """The buyer's call to bookstore-v1, which crosses the link between two nodes."""
+    """Return the buyer's call to bookstore-v1, which crosses the link between two nodes."""
     return Trial("bookbuyer", STORE, (*DISGUISE, STORE), "answered" if up else "unreachable")
 
 
 def attempt(trial: Trial, namespace: str) -> str:
-    """Run curl in `namespace`; "" when it came out as it must, else what happened instead."""
+    """Run curl in `namespace`. Return what went wrong; "" when the result is right."""
     options = ("curl", "--silent", "--show-error", "--include", "--noproxy", "*", "--max-time", "5", "--output", "-")
     command = ["ip", "netns", "exec", namespace, *options, *trial.words]
     done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False, env=environment())

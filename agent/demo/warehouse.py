@@ -1,7 +1,7 @@
-"""bookwarehouse: counts the books that stores ask back, and keeps the total in its database.
+"""bookwarehouse: counts the books that stores request back, and keeps the total in its database.
 
 With MariaDB it drives the unmodified `mariadb` program over one long-lived connection, so that the mesh carries a real
-server-first protocol; with the stand-in it speaks that one's two words.
+server-first protocol. With the stand-in it speaks that one's two words.
 """
 
 from __future__ import annotations
@@ -14,17 +14,18 @@ import time
 from collections.abc import Mapping
 from typing import Protocol
 
-from agent.demo.apps import Answer, Application, Settings
+from agent.demo.application import Answer, Application, Settings
 
-SCHEMA = (
-    "CREATE DATABASE IF NOT EXISTS booksdemo;CREATE TABLE IF NOT EXISTS booksdemo.restocks (id INT PRIMARY KEY, total BIGINT NOT NULL);\n"
-)
+SCHEMA = "CREATE DATABASE IF NOT EXISTS booksdemo;CREATE TABLE IF NOT EXISTS booksdemo.restocks (id INT PRIMARY KEY, total BIGINT NOT NULL);\n"
 QUESTION = "SELECT total FROM booksdemo.restocks WHERE id = 1;\n"
 
 
 class Storage(Protocol):
     def store(self, total: int) -> int:
-        """Keep `total` and answer what the database now holds. OSError when it cannot be reached; the next call dials anew."""
+        """Keep `total`. Return what the database now holds.
+
+        Raise OSError when it cannot be reached; the next call dials again.
+        """
         ...
 
 
@@ -33,10 +34,12 @@ class Bookwarehouse(Application):
         super().__init__()
         self.settings = settings
         self.restocked = 0
-        self.stored = 0  # what the database has confirmed
+        self.stored = 0  # the total that the database has confirmed
         self.changed = threading.Event()
         host, _, port = settings.database.rpartition(":")
-        self.storage = storage or (MariaDb(settings.client, host, port) if settings.client else StandInClient(host, int(port)))
+        self.storage = storage or (
+            MariaDb(settings.client, host, port) if settings.client else StandInClient(host, int(port))
+        )
 
     def start(self) -> None:
         threading.Thread(target=self._keep, daemon=True).start()
@@ -63,7 +66,7 @@ class Bookwarehouse(Application):
                 return Answer(404, "not found\n")
 
     def keep(self) -> bool:
-        """Bring the database up to the newest total (several sales may share one statement). False when it is out of reach."""
+        """Store the newest total; sales may share a statement. Return False when the database is out of reach."""
         try:
             self.stored = self.storage.store(self.restocked)
         except OSError as error:
@@ -85,7 +88,14 @@ class MariaDb:
 
     def __init__(self, program: str, host: str, port: str) -> None:
         # TLS off: newer clients ask for a verified certificate, and this server has none.
-        options = ("--no-defaults", "--skip-ssl", "--connect-timeout=5", "--skip-reconnect", "--protocol=tcp", "--user=root")
+        options = (
+            "--no-defaults",
+            "--skip-ssl",
+            "--connect-timeout=5",
+            "--skip-reconnect",
+            "--protocol=tcp",
+            "--user=root",
+        )
         output = ("--batch", "--skip-column-names", "--unbuffered")
         self._command = [program, *options, *output, f"--host={host}", f"--port={port}"]
         self._client: subprocess.Popen[str] | None = None
@@ -95,7 +105,9 @@ class MariaDb:
         try:
             if self._client is None:
                 pipe = subprocess.PIPE
-                self._client = subprocess.Popen(self._command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, text=True, bufsize=1)
+                self._client = subprocess.Popen(
+                    self._command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, text=True, bufsize=1
+                )
                 statement = SCHEMA + statement
             assert self._client.stdin is not None and self._client.stdout is not None
             self._client.stdin.write(statement)
@@ -117,13 +129,13 @@ class MariaDb:
                 if pipe is not None:
                     try:
                         pipe.close()
-                    except BrokenPipeError:  # what it still held for a client that is gone
+                    except BrokenPipeError:  # unsent data for a client that is gone
                         continue
             self._client = None
 
 
 class StandInClient:
-    """The client of database.py's stand-in: wait for its greeting, then STORE n, OK n."""
+    """The client of database.py's stand-in: waits for its greeting, then STORE n, OK n."""
 
     def __init__(self, host: str, port: int, timeout: float = 5.0) -> None:
         self._address = (host, port)

@@ -1,4 +1,4 @@
-"""A node's side of certificates: make a key, ask for a certificate, and check what came back. Pure: the time is an argument."""
+"""A node's side of certificates: make a key, request a certificate, and check the result. Pure: time is an argument."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ _E = TypeVar("_E", bound=x509.ExtensionType)
 TOLERANCE = 300.0  # seconds that two clocks may differ
 _MAX_CHAIN = 64 * 1024  # bytes of PEM
 _MAX_DEPTH = 8  # certificates from the leaf to the root
+_MAX_NAME = 64  # characters of a subject OU (RFC 5280 appendix A.1)
 
 
 class Unusable(Exception):  # noqa: N818 - it is a property of what was read
@@ -26,36 +27,48 @@ class Unusable(Exception):  # noqa: N818 - it is a property of what was read
 
 
 class Facts(Struct, frozen=True):
-    """What a certificate says, and where its chain leads."""
+    """The fields of a certificate, and the root of its chain."""
 
     spiffe: str  # "" when it has not exactly one URI
-    node: str  # subject OU; "" when it does not say
+    node: str  # subject OU; "" when there is none
     serial: str  # hexadecimal, lower case
     not_before: float  # seconds since the epoch
     not_after: float
-    root: str  # fingerprint of the root that it leads to; "" when none of those given
+    root: str  # fingerprint of the root that it leads to; "" when it leads to none of those given
 
 
 def new_key() -> bytes:
-    """A fresh P-256 key: PEM, PKCS #8, not encrypted."""
+    """Return a fresh P-256 key: PEM, PKCS #8, not encrypted."""
     key = ec.generate_private_key(ec.SECP256R1())
-    return key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    return key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
 
 
-def request(key: bytes, spiffe: str) -> str:
-    """A certificate signing request (RFC 2986), PEM. The name in it is for people who look: the authority decides it anew."""
-    builder = x509.CertificateSigningRequestBuilder(x509.Name([]))
-    builder = builder.add_extension(x509.SubjectAlternativeName([x509.UniformResourceIdentifier(spiffe)]), critical=True)
+def request(key: bytes, spiffe: str, node: str = "") -> str:
+    """Return a certificate signing request (RFC 2986), PEM.
+
+    The authority decides itself which names a certificate has. `node`: the subject OU, for an authority that takes the
+    names from the request once somebody has checked them.
+    """
+    subject = [x509.NameAttribute(NameOID.ORGANIZATIONAL_UNIT_NAME, node)] if 0 < len(node) <= _MAX_NAME else []
+    builder = x509.CertificateSigningRequestBuilder(x509.Name(subject))
+    builder = builder.add_extension(
+        x509.SubjectAlternativeName([x509.UniformResourceIdentifier(spiffe)]), critical=True
+    )
     return builder.sign(_private(key), hashes.SHA256()).public_bytes(serialization.Encoding.PEM).decode()
 
 
 def fingerprint(certificate: str | bytes) -> str:
-    """SHA-256 of one certificate (DER), hexadecimal. Raises Unusable."""
+    """Return the SHA-256 of one certificate (DER), hexadecimal. Raise Unusable."""
     return read(certificate)[0].fingerprint(hashes.SHA256()).hex()
 
 
 def facts(chain: str | bytes, roots: str | bytes = b"") -> Facts:
-    """What the first certificate of `chain` says. Dates are told, not judged. Raises Unusable when it is no certificate."""
+    """Return what the first certificate of `chain` says. Raise Unusable when it is no certificate.
+
+    Dates are returned, not checked.
+    """
     certificates = read(chain)
     try:
         path = path_to(certificates, read(roots) if roots else ())
@@ -67,13 +80,36 @@ def facts(chain: str | bytes, roots: str | bytes = b"") -> Facts:
     return Facts(uris[0] if len(uris) == 1 else "", node_of(first), serial_of(first), *validity(first), root)
 
 
-def check(chain: str | bytes, key: bytes, spiffe: str, roots: str | bytes, now: float, tolerance: float = TOLERANCE) -> None:
-    """Is this the certificate that was asked for? Raises Unusable: not our key, another name, no way to a root, not valid now."""
-    certificates = read(chain)
+def check(
+    chain: str | bytes, key: bytes, spiffe: str, roots: str | bytes, now: float, tolerance: float = TOLERANCE
+) -> None:
+    """Check that this is the certificate that was requested.
+
+    Raise Unusable: not our key, another name, no chain to a root, not valid now.
+    """
+    public = (
+        _private(key)
+        .public_key()
+        .public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+    )
+    check_issued(read(chain), public, spiffe, read(roots), now, tolerance)
+
+
+def check_issued(
+    certificates: Sequence[x509.Certificate],
+    public: bytes,
+    spiffe: str,
+    roots: Sequence[x509.Certificate],
+    now: float,
+    tolerance: float = TOLERANCE,
+) -> list[x509.Certificate]:
+    """Check that the first certificate is for the key `public` (DER) and for `spiffe` alone, and leads to a root.
+
+    Return the path from it to the root. Raise Unusable.
+    """
     first = certificates[0]
-    public = public_bytes(first)
-    if public != _private(key).public_key().public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo):
-        raise Unusable("the certificate is for another key than ours")
+    if public_bytes(first) != public:
+        raise Unusable("the certificate is for another key than the one that was asked for")
     if uris_of(first) != [spiffe] or others_of(first):
         raise Unusable(f"the certificate is for {', '.join(uris_of(first)) or 'nobody'}, not for {spiffe} alone")
     if is_ca(first):
@@ -81,11 +117,16 @@ def check(chain: str | bytes, key: bytes, spiffe: str, roots: str | bytes, now: 
     usages = _extension(first, x509.ExtendedKeyUsage)
     if usages is None or not {ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH} <= set(usages):
         raise Unusable("the certificate is not for both ends of a connection (extended key usage)")
-    check_dates(path_to(certificates, read(roots)), now, tolerance)
+    path = path_to(certificates, roots)
+    check_dates(path, now, tolerance)
+    return path
 
 
 def path_to(chain: Sequence[x509.Certificate], roots: Sequence[x509.Certificate]) -> list[x509.Certificate]:
-    """From the first certificate of `chain` up to one of `roots` (RFC 5280 section 6.1, without dates). Raises Unusable."""
+    """Return the chain from its first certificate up to one of `roots`. Raise Unusable.
+
+    RFC 5280 section 6.1, without dates.
+    """
     path = [chain[0]]
     anchors = {root.public_bytes(serialization.Encoding.DER) for root in roots}
     while path[-1].public_bytes(serialization.Encoding.DER) not in anchors:
@@ -102,7 +143,7 @@ def path_to(chain: Sequence[x509.Certificate], roots: Sequence[x509.Certificate]
 
 
 def issued(upper: x509.Certificate, lower: x509.Certificate) -> bool:
-    """Did `upper` sign `lower`, by name and by signature?"""
+    """Return whether `upper` issued `lower`, by name and by signature."""
     try:
         lower.verify_directly_issued_by(upper)
     except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm):
@@ -111,19 +152,27 @@ def issued(upper: x509.Certificate, lower: x509.Certificate) -> bool:
 
 
 def check_authority(certificate: x509.Certificate, below: int) -> None:
-    """May it sign, with `below` authorities between it and the leaf (RFC 5280 sections 4.2.1.3 and 4.2.1.9)? Raises Unusable."""
+    """Check that a certificate may sign, with `below` authorities between it and the leaf. Raise Unusable.
+
+    RFC 5280 sections 4.2.1.3 and 4.2.1.9.
+    """
     constraints = _extension(certificate, x509.BasicConstraints)
     if constraints is None or not constraints.ca:
         raise Unusable(f"the certificate of {name_of(certificate)} is none of an authority (basic constraints)")
     if constraints.path_length is not None and constraints.path_length < below:
-        raise Unusable(f"there are {below} authorities below {name_of(certificate)}, which allows {constraints.path_length} (path length)")
+        raise Unusable(
+            f"there are {below} authorities below {name_of(certificate)}, which allows {constraints.path_length} (path length)"
+        )
     usage = _extension(certificate, x509.KeyUsage)
     if usage is not None and not usage.key_cert_sign:
         raise Unusable(f"the certificate of {name_of(certificate)} may not sign certificates (key usage)")
 
 
 def _check_names(authority: x509.Certificate, path: Sequence[x509.Certificate]) -> None:
-    """RFC 5280 section 4.2.1.10, for URIs: the host must be the one named, or below it when that begins with a dot."""
+    """Check name constraints for URIs (RFC 5280 section 4.2.1.10).
+
+    The host must be the one named, or below it when that begins with a dot.
+    """
     for certificate in path:
         for uri in uris_of(certificate):
             if not may_name(authority, uri):
@@ -131,7 +180,7 @@ def _check_names(authority: x509.Certificate, path: Sequence[x509.Certificate]) 
 
 
 def may_name(authority: x509.Certificate, uri: str) -> bool:
-    """Do the name constraints of this one authority admit `uri`?"""
+    """Return whether the name constraints of this one authority admit `uri`."""
     constraints = _extension(authority, x509.NameConstraints)
     if constraints is None:
         return True
@@ -145,28 +194,46 @@ def may_name(authority: x509.Certificate, uri: str) -> bool:
     return (any(permitted) or not permitted) and not any(excluded)
 
 
+def may_name_host(authority: x509.Certificate, host: str) -> bool:
+    """Return whether the name constraints of this one authority admit a DNS name: the one named, or any below it."""
+    constraints = _extension(authority, x509.NameConstraints)
+    if constraints is None:
+        return True
+
+    def within(names: Sequence[x509.GeneralName] | None) -> list[bool]:
+        bounds = [name.value.lower().lstrip(".") for name in names or () if isinstance(name, x509.DNSName)]
+        return [not bound or host == bound or host.endswith(f".{bound}") for bound in bounds]
+
+    permitted, excluded = within(constraints.permitted_subtrees), within(constraints.excluded_subtrees)
+    return (any(permitted) or not permitted) and not any(excluded)
+
+
 def check_dates(path: Sequence[x509.Certificate], now: float, tolerance: float = TOLERANCE) -> None:
-    """Are all of these valid now? Raises Unusable."""
+    """Check that all of these are valid now. Raise Unusable."""
     for certificate in path:
         begin, end = validity(certificate)
         if now < begin - tolerance:
-            raise Unusable(f"the certificate of {name_of(certificate)} is valid from {_date(begin)} on, and our clock says {_date(now)}")
+            raise Unusable(
+                f"the certificate of {name_of(certificate)} is valid from {_date(begin)} on, and our clock says {_date(now)}"
+            )
         if now > end + tolerance:
-            raise Unusable(f"the certificate of {name_of(certificate)} ended at {_date(end)}, and our clock says {_date(now)}")
+            raise Unusable(
+                f"the certificate of {name_of(certificate)} ended at {_date(end)}, and our clock says {_date(now)}"
+            )
 
 
 # one certificate
 
 
 def read(pem: str | bytes) -> list[x509.Certificate]:
-    """The certificates of a PEM text, at least one. Raises Unusable."""
+    """Return the certificates of a PEM text, at least one. Raise Unusable."""
     data = pem.encode("utf-8", "replace") if isinstance(pem, str) else pem
     if len(data) > _MAX_CHAIN:
         raise Unusable(f"more than {_MAX_CHAIN // 1024} KiB of certificates")
     try:
         certificates = x509.load_pem_x509_certificates(data)
         for certificate in certificates:
-            _ = certificate.extensions, certificate.subject  # these are parsed when they are first looked at
+            _ = certificate.extensions, certificate.subject  # parsed on first access
             public_bytes(certificate)
     except (ValueError, TypeError, UnsupportedAlgorithm, x509.DuplicateExtension) as error:
         raise Unusable("there is no readable certificate (PEM)") from error
@@ -174,12 +241,12 @@ def read(pem: str | bytes) -> list[x509.Certificate]:
 
 
 def validity(certificate: x509.Certificate) -> tuple[float, float]:
-    """Seconds since the epoch."""
+    """Return when a certificate begins and ends, in seconds since the epoch."""
     return certificate.not_valid_before_utc.timestamp(), certificate.not_valid_after_utc.timestamp()
 
 
 def serial_of(certificate: x509.Certificate) -> str:
-    """Hexadecimal, lower case, whole bytes: as OpenSSL writes it."""
+    """Return the serial number: hexadecimal, lower case, whole bytes, as OpenSSL writes it."""
     digits = f"{certificate.serial_number:x}"
     return digits if len(digits) % 2 == 0 else f"0{digits}"
 
@@ -194,8 +261,14 @@ def uris_of(certificate: x509.Certificate) -> list[str]:
     return [] if names is None else list(names.get_values_for_type(x509.UniformResourceIdentifier))
 
 
+def hosts_of(certificate: x509.Certificate) -> tuple[str, ...]:
+    """Return the DNS names of a certificate, in lower case."""
+    names = _extension(certificate, x509.SubjectAlternativeName)
+    return () if names is None else tuple(name.lower() for name in names.get_values_for_type(x509.DNSName))
+
+
 def others_of(certificate: x509.Certificate) -> bool:
-    """Has it a name beside URIs?"""
+    """Return whether a certificate has a name that is no URI."""
     names = _extension(certificate, x509.SubjectAlternativeName)
     return names is not None and any(not isinstance(name, x509.UniformResourceIdentifier) for name in names)
 
@@ -206,11 +279,13 @@ def is_ca(certificate: x509.Certificate) -> bool:
 
 
 def public_bytes(certificate: x509.Certificate) -> bytes:
-    return certificate.public_key().public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+    return certificate.public_key().public_bytes(
+        serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
+    )
 
 
 def name_of(certificate: x509.Certificate) -> str:
-    """For people: its URI, else its subject."""
+    """Return the name of a certificate for people: its URI, else its subject."""
     return next(iter(uris_of(certificate)), "") or certificate.subject.rfc4514_string() or "nobody"
 
 
@@ -225,7 +300,7 @@ def _private(key: bytes) -> ec.EllipticCurvePrivateKey:
     try:
         loaded = serialization.load_pem_private_key(key, None)
     except (ValueError, TypeError, UnsupportedAlgorithm):
-        raise Unusable("the private key cannot be read") from None  # no word of what was read
+        raise Unusable("the private key cannot be read") from None  # the message must not show what was read
     if not isinstance(loaded, ec.EllipticCurvePrivateKey) or not isinstance(loaded.curve, ec.SECP256R1):
         raise Unusable("the private key is not of the curve P-256")
     return loaded

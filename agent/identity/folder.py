@@ -1,7 +1,7 @@
-"""The authority's folder on disk: one lock, files that are whole at every moment, and nobody else's to read.
+"""The authority's folder on disk: one lock, whole-file writes, and access for its owner alone.
 
-Every change holds the lock (flock(2)), the daemon's as well as a command's. A file is replaced by renaming a new one over it that
-is already on the disk, so whenever the power fails one whole version is there. Modes are set, not left to the umask.
+Every change holds the lock (flock(2)), by the daemon as well as by a command. Files are replaced whole
+(agent/system/files.py).
 """
 
 from __future__ import annotations
@@ -14,10 +14,12 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from agent.system import state_files
+from agent.system.files import make_directory, replace_file, sync_directory
+
 log = logging.getLogger("edgemesh.authority")
 
-MAX_BYTES = 64 * 1024 * 1024  # of one file
-_PATIENCE = 5.0  # seconds to wait for the lock: its holders need milliseconds, and a slow card a second
+_PATIENCE = 5.0  # seconds to wait for the lock: its holders need milliseconds, or a second on a slow card
 _LOCK = "lock"
 
 Stamp = tuple[int, int, int]  # inode, time of change, size
@@ -32,7 +34,7 @@ class FolderError(Exception):
 
 
 class Folder:
-    """One folder. Names are paths inside it."""
+    """A folder. Names are paths inside it."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -41,10 +43,9 @@ class Folder:
         return f"<Folder {self.path}>"
 
     def make(self) -> None:
-        """Make it, or make it ours alone. Raises FolderError."""
+        """Make the folder, or set its access to its owner alone. Raise FolderError."""
         try:
-            self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            _make(self.path)
+            make_directory(self.path, 0o700)
             if self.path.stat().st_mode & 0o077:
                 log.warning("%s could be read by others; it is ours alone now", self.path)
                 self.path.chmod(0o700)
@@ -52,7 +53,7 @@ class Folder:
             raise self._error("cannot be made", self.path, error) from error
 
     def exists(self) -> bool:
-        """Raises FolderError when that cannot be known."""
+        """Return whether there is such a folder. Raise FolderError when that cannot be found out."""
         try:
             return self.path.is_dir()
         except OSError as error:
@@ -60,7 +61,7 @@ class Folder:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Nobody else changes anything meanwhile, another thread of ours neither. Not to be nested. Raises FolderError."""
+        """Hold the lock: no other process or thread changes anything meanwhile. Not to be nested. Raise FolderError."""
         path = self.path / _LOCK
         try:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
@@ -71,7 +72,7 @@ class Folder:
             self._take(descriptor, path)
             yield
         finally:
-            os.close(descriptor)  # lets go of the lock
+            os.close(descriptor)  # releases the lock
 
     def _take(self, descriptor: int, path: Path) -> None:
         end = time.monotonic() + _PATIENCE
@@ -86,7 +87,7 @@ class Folder:
             time.sleep(0.01)
 
     def stamp(self, name: str) -> Stamp | None:
-        """Changes whenever the file does; None when there is none."""
+        """Return a value that changes whenever the file does; None when there is no file."""
         try:
             found = (self.path / name).stat()
         except OSError:
@@ -94,40 +95,29 @@ class Folder:
         return found.st_ino, found.st_mtime_ns, found.st_size
 
     def read(self, name: str) -> bytes | None:
-        """None when there is no such file. Raises FolderError."""
+        """Return the content; None when there is no such file. Raise FolderError."""
         path = self.path / name
         try:
-            with path.open("rb") as file:
-                data = file.read(MAX_BYTES + 1)
+            return state_files.read(path)
         except FileNotFoundError:
             return None
         except OSError as error:
             raise self._error("cannot be read", path, error) from error
-        if len(data) > MAX_BYTES:
-            raise FolderError(f"{path} is larger than {MAX_BYTES // 1024 // 1024} MiB", "it was not written by edgemesh")
-        return data
 
     def replace(self, name: str, data: bytes) -> None:
-        """Put `data` there, on the disk, readable by us alone. Raises FolderError."""
+        """Replace the file with `data`, on the disk, readable by us alone. Raise FolderError."""
         path = self.path / name
-        new = path.with_name(f"{path.name}.new")
         try:
-            _make(path.parent)
-            with contextlib.suppress(FileNotFoundError):
-                new.unlink()  # what a stop in the middle left, or a link that somebody laid
-            descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-            with os.fdopen(descriptor, "wb") as file:
-                os.fchmod(descriptor, 0o600)
-                file.write(data)
-                file.flush()
-                os.fsync(descriptor)
-            new.rename(path)
-            _flush(path.parent)
+            make_directory(path.parent, 0o700)
+            replace_file(path, data, 0o600)
+            path.with_name(f"{path.name}.new").unlink(
+                missing_ok=True
+            )  # an earlier version that was killed while it wrote left a key there
         except OSError as error:
             raise self._error("cannot be written", path, error) from error
 
     def append(self, name: str, data: bytes) -> None:
-        """Put `data` at the end, on the disk. When it fails a part of it may be there. Raises FolderError."""
+        """Append `data`, on the disk. When it fails, a part of it may be there. Raise FolderError."""
         path = self.path / name
         try:
             descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC)
@@ -139,18 +129,18 @@ class Folder:
             raise self._error("cannot be written", path, error) from error
 
     def move(self, name: str, to: str) -> None:
-        """Raises FolderError."""
+        """Move a file. Raise FolderError."""
         old, new = self.path / name, self.path / to
         try:
-            _make(new.parent)
+            make_directory(new.parent, 0o700)
             old.rename(new)
-            _flush(new.parent)
-            _flush(old.parent)
+            sync_directory(new.parent)
+            sync_directory(old.parent)
         except OSError as error:
             raise self._error("cannot be moved", old, error) from error
 
     def remove(self, name: str) -> None:
-        """Raises FolderError."""
+        """Remove a file. Raise FolderError."""
         path = self.path / name
         try:
             path.unlink(missing_ok=True)
@@ -160,21 +150,3 @@ class Folder:
     def _error(self, what: str, path: Path, error: OSError) -> FolderError:
         hint = "run as root, or give --state a directory of your own" if isinstance(error, PermissionError) else ""
         return FolderError(f"{path} {what}: {error.strerror}", hint)
-
-
-def _make(folder: Path) -> None:
-    """Ours alone; a umask may have taken away even our own rights."""
-    try:
-        folder.mkdir(mode=0o700)
-    except FileExistsError:
-        return
-    folder.chmod(0o700)
-
-
-def _flush(folder: Path) -> None:
-    """Put what the folder holds, a rename above all, on the disk."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -1,10 +1,10 @@
-"""What a node and its authority say to each other: documents of the HTTPS door, and the one interface that the keeper needs.
+"""What a node and its authority exchange: documents over HTTPS, and the one interface that a CertificateManager needs.
 
     GET  /v1/bundle                          -> Bundle    public: roots are no secret
     POST /v1/join   JoinRequest              -> Issued    once, with a token; the node's own certificate
-    POST /v1/sign   SignRequest, mTLS (node) -> Issued    the node's certificate anew, or one of a workload that runs on it
+    POST /v1/sign   SignRequest, mTLS (node) -> Issued    the node's next certificate, or one of a workload on it
 
-Anything else is answered with a Refusal and status 400, 403, 404, 413 or 429.
+Anything else gets a Refusal and status 400, 403, 404, 413 or 429.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from msgspec import Struct
 
 
 class Bundle(Struct, frozen=True):
-    """The roots to believe. Certificates under a root that is not `issuer` are to be renewed soon."""
+    """The roots to trust. Certificates under a root that is not `issuer` are to be renewed soon."""
 
     trust_domain: str
     roots: tuple[str, ...]  # PEM, one certificate each
     issuer: str  # SHA-256 of the root (DER, hexadecimal) that new certificates lead to
-    now: float  # the authority's clock, seconds since the epoch: a node whose own is far off can say so
+    now: float  # the authority's clock, seconds since the epoch: a node whose clock is far off can report it
 
 
 class Issued(Struct, frozen=True):
@@ -48,7 +48,7 @@ class Refusal(Struct, frozen=True):
 
 
 class AuthorityRefused(Exception):  # noqa: N818 - it is an answer
-    """The authority said no. Asking again the same way will not help soon."""
+    """The authority refused. The same request again soon will not help."""
 
     def __init__(self, error: str, hint: str = "") -> None:
         super().__init__(error)
@@ -57,16 +57,16 @@ class AuthorityRefused(Exception):  # noqa: N818 - it is an answer
 
 
 class AuthorityUnreachable(Exception):  # noqa: N818 - it is a state of the world
-    """Nobody answered, or somebody who could not prove to be the authority."""
+    """No server responded, or one that could not prove to be the authority."""
 
 
 class Signer(Protocol):
-    """An authority, near (in this process) or far (over HTTPS)."""
+    """An authority, local (in this process) or remote (over HTTPS)."""
 
     async def sign(self, spiffe: str, csr: str) -> Issued:
-        """Raises AuthorityRefused or AuthorityUnreachable."""
+        """Raise AuthorityRefused or AuthorityUnreachable."""
         ...
 
     async def bundle(self) -> Bundle:
-        """Raises AuthorityUnreachable."""
+        """Raise AuthorityUnreachable."""
         ...

@@ -1,18 +1,31 @@
-"""The kernel side: where workloads run, their rules, their sockets.
+"""The kernel side of the agent: captured namespaces and units, nftables rules, routes and sockets.
 
-ground.py     the keeper: what is wanted becomes doors and rules; the sockets that the proxy asks for
-finder.py     namespaces by address, for pods
-place.py      one captured network namespace
-units.py      workloads that are systemd units on the host, all in one table
-table.py      our table in one namespace: owned, or watched and repaired
-nft.py        the symbolic ruleset (nodeproxy/ruleset.py) as nfnetlink messages, in one transaction
-route.py      rules and routes for transparent sockets and for the range of service addresses, kept
-sockets.py    doors to listen on, and the sockets that dial
-netns.py      network namespaces: find, enter, look
-cgroup.py     our own cgroup, and those of units
-conntrack.py  the resolver that a redirected DNS question was sent to
-powers.py     what capture cannot hold: processes with NET_RAW or NET_ADMIN, connections older than the capture
-condition.py  how the capture of one workload stands, for `status`
-netlink.py    netlink messages
-removal.py    `edgemesh cleanup`
+capture.py      makes listeners and rules for what should be captured, and the sockets that the proxy asks for
+rounds.py       when that is looked at
+beginnings.py   pods that begin, while the container runtime waits
+places.py       the states of captured namespaces, and the table of what becomes of each
+context.py      what the captures of all workloads share
+namespace.py    one captured network namespace
+host.py         workloads that are systemd units on the host, all in one table
+pod_netns.py    finds a pod's namespace: by the runtime's record, else by its addresses
+sandboxes.py    what the container runtime wrote of this node's pods: which namespace is whose
+sandbox.py      one pod sandbox, as it was recorded
+cni.py          what libcni caches of each pod: namespace, addresses, names
+sandbox_files.py what containerd, CRI-O and docker keep of each sandbox in files
+pods.py         which pods may speak: those captured, and those outside the mesh
+gate.py         the node's table by which all other pods are mute
+links.py        which interfaces of a namespace lead to the node's own
+remembered.py   places that were captured, and that stay closed when no manifest names them any more
+condition.py    the state of one workload's capture, for `status`
+node_prober.py  the node's own prober (a kubelet's health checks), recognised by its socket
+ruleset.py      the symbolic nftables rulesets
+table.py        our table in one namespace: owned, or watched and repaired
+nft.py          encodes the symbolic ruleset as nfnetlink messages of one transaction
+routing.py      rules and routes for transparent sockets and for the range of service addresses
+sockets.py      listening sockets, and sockets that dial
+netns.py        network namespaces: find, enter, inspect
+conntrack.py    looks up the resolver that a redirected DNS question was sent to
+capabilities.py what capture cannot enforce: processes with NET_RAW or NET_ADMIN, connections older than the capture
+netlink.py      netlink messages
+cleanup.py      `edgemesh cleanup`
 """

@@ -1,4 +1,4 @@
-"""How the capture of one workload stands, for `status` (agent.status.Condition)."""
+"""The state of one workload's capture, for `status` (agent.admin.status.Condition)."""
 
 from __future__ import annotations
 
@@ -9,15 +9,20 @@ from msgspec import Struct
 
 class Condition(Struct, frozen=True):
     captured: bool
-    where: str = ""  # the network namespace or the unit
+    where: str = ""  # the network namespace or the systemd unit
     error: str = ""  # what is wrong, and what to do
-    gaps: int = 0  # how often somebody took our rules away, and we put them back
-    powers: tuple[str, ...] = ()  # NET_RAW, NET_ADMIN: what some process there holds to get around the capture of its own calls
-    udp_packets: int = 0  # that passed: UDP is not captured
-    # Open before the capture began. Calls into the workload that connection tracking knew pass until they end; others are reset.
+    gaps: int = 0  # how often another program changed our rules and they were restored
+    # capabilities (NET_RAW, NET_ADMIN) by which some process of the workload can evade the capture of its own calls
+    powers: tuple[str, ...] = ()
+    udp_packets: int = 0  # UDP packets that passed: UDP is not captured
+    # Connections that were open before the capture began. Those into the workload that connection tracking knew pass
+    # until they end; others are reset.
     older_connections: int = 0
     since: float = 0.0  # seconds since the epoch
-    late: bool = False  # a unit that did not wait at its start until it was captured
-    # How our own sockets are known: by a cgroup that nobody else can enter, or by a mark that who holds NET_RAW could set too.
+    late: bool = False  # the unit started without waiting until it was captured
+    # How rules recognise our own sockets: by a cgroup that no other program can enter, or by a mark, which a process
+    # with NET_RAW could set too.
     mode: Literal["cgroup", "mark"] = "cgroup"
-    owned: bool = True  # the kernel refuses foreign changes to our table; else they are repaired, and `gaps` counts them
+    # the kernel refuses other programs' changes to our table; if false, changes are repaired and `gaps` counts them
+    owned: bool = True
+    waiting: bool = False  # not captured because the unit or pod is known not to run: there is nothing to capture

@@ -1,4 +1,4 @@
-"""Raw netlink in the standard library: attributes, one batch with an answer for each message, dumps."""
+"""Raw netlink with the standard library only: attributes, batches with a reply for each message, dumps."""
 
 from __future__ import annotations
 
@@ -11,15 +11,24 @@ import time
 from collections.abc import Iterator
 
 NETLINK_ROUTE, NETLINK_NETFILTER = 0, 12
-NLM_F_REQUEST, NLM_F_ACK, NLM_F_DUMP_INTR, NLM_F_EXCL, NLM_F_CREATE, NLM_F_APPEND, NLM_F_DUMP = 1, 4, 0x10, 0x200, 0x400, 0x800, 0x300
+NLM_F_REQUEST, NLM_F_ACK, NLM_F_DUMP_INTR, NLM_F_EXCL, NLM_F_CREATE, NLM_F_APPEND, NLM_F_DUMP = (
+    1,
+    4,
+    0x10,
+    0x200,
+    0x400,
+    0x800,
+    0x300,
+)
 NLMSG_ERROR, NLMSG_DONE = 2, 3
 NLA_F_NESTED = 0x8000
-_HEADER = struct.Struct("=IHHII")  # length, type, flags, sequence, port
-_WAIT = 5.0  # seconds for the kernel's answer
-_TRIES = 5  # of a dump during which somebody changed what was listed
-_SOL_NETLINK, _NETLINK_CAP_ACK = 270, 10  # linux/netlink.h: a refusal does not repeat the whole message
+NL_HEADER = struct.Struct("=IHHII")  # length, type, flags, sequence, port
+_WAIT = 5.0  # seconds to wait for the kernel's reply
+_TRIES = 5  # tries of a dump, when what is listed changes meanwhile
+_SOL_NETLINK, _NETLINK_CAP_ACK = 270, 10  # linux/netlink.h: an error reply does not repeat the whole message
 _BATCH_BEGIN, _BATCH_END = 0x10, 0x11  # linux/netfilter/nfnetlink.h
-_SO_SNDBUFFORCE = 32  # asm-generic/socket.h: past net.core.wmem_max, which holds the rules of about thirty units
+# asm-generic/socket.h: exceeds net.core.wmem_max, which would hold the rules of about thirty units
+_SO_SNDBUFFORCE = 32
 
 
 class NetlinkError(OSError):
@@ -61,26 +70,26 @@ def attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
 
 
 def message(kind: int, flags: int, sequence: int, body: bytes) -> bytes:
-    return _HEADER.pack(_HEADER.size + len(body), kind, flags, sequence, 0) + body
+    return NL_HEADER.pack(NL_HEADER.size + len(body), kind, flags, sequence, 0) + body
 
 
 def messages(data: bytes) -> Iterator[tuple[int, int, int, int, bytes]]:
-    """(type, flags, sequence, port, body) of every message in one datagram."""
+    """Yield (type, flags, sequence, port, body) of every message in one datagram."""
     at = 0
-    while at + _HEADER.size <= len(data):
-        length, kind, flags, sequence, port = _HEADER.unpack_from(data, at)
-        if length < _HEADER.size:
+    while at + NL_HEADER.size <= len(data):
+        length, kind, flags, sequence, port = NL_HEADER.unpack_from(data, at)
+        if length < NL_HEADER.size:
             return
-        yield kind, flags, sequence, port, data[at + _HEADER.size : at + length]
+        yield kind, flags, sequence, port, data[at + NL_HEADER.size : at + length]
         at += (length + 3) & ~3
 
 
 class Netlink:
-    """One netlink socket in the network namespace that the calling thread is in when it is made."""
+    """One netlink socket, in the network namespace that the calling thread is in when it is made."""
 
     def __init__(self, protocol: int, groups: int = 0, kept: socket.socket | None = None) -> None:
-        """`kept`: such a socket of an earlier daemon, ours from now on; what it owns is ours too."""
-        # A late answer to somebody else's question must not be taken for one of ours.
+        """`kept`: a netlink socket of an earlier daemon, ours from now on with all that it owns."""
+        # A late reply to the earlier owner's request must not be taken for a reply to ours.
         self._sequence = 0 if kept is None else time.time_ns() >> 10 & 0x7FFFFFFF
         if kept is not None:
             self.sock = kept
@@ -88,11 +97,19 @@ class Netlink:
             self.port: int = self.sock.getsockname()[0]
             return
         self.sock = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, protocol)
-        self.sock.settimeout(0 if groups else _WAIT)  # one that only listens is never waited for
+        try:
+            self._open(groups)
+        except OSError:
+            self.sock.close()
+            raise
+
+    def _open(self, groups: int) -> None:
+        self.sock.settimeout(0 if groups else _WAIT)  # a socket that only receives notifications never blocks
         with contextlib.suppress(OSError):
             self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
-        self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 16 << 20)  # up to twice net.core.wmem_max
-        with contextlib.suppress(OSError):  # without root that limit stays
+        # the kernel grants up to twice net.core.wmem_max
+        self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 16 << 20)
+        with contextlib.suppress(OSError):  # without root, that limit stays in force
             self.sock.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, 16 << 20)
         with contextlib.suppress(OSError):
             self.sock.setsockopt(_SOL_NETLINK, _NETLINK_CAP_ACK, 1)
@@ -100,7 +117,10 @@ class Netlink:
         self.port = self.sock.getsockname()[0]
 
     def _numbers(self, count: int) -> int:
-        """The first of `count` sequence numbers that no earlier message had: a late answer to one of those means nothing now."""
+        """Reserve `count` new sequence numbers and return the first.
+
+        No earlier message had one of them, so late replies to earlier messages are ignored.
+        """
         first = self._sequence + 1 if self._sequence + count < 1 << 32 else 1
         self._sequence = first + count - 1
         return first
@@ -115,7 +135,12 @@ class Netlink:
         self.sock.close()
 
     def heard(self, own: int = -1) -> bool:
-        """Of a socket in groups: has anybody but the socket of port `own` done something since we last asked? Never waits."""
+        """Return whether a socket other than that of port `own` caused a notification since the last call.
+
+        Never blocks.
+
+        For sockets that are members of multicast groups.
+        """
         found = False
         while True:
             try:
@@ -125,12 +150,12 @@ class Netlink:
             except OSError as error:
                 if error.errno != errno.ENOBUFS:
                     raise
-                found = True  # more was announced than the buffer holds
+                found = True  # there were more notifications than the buffer holds
                 continue
             found = found or any(port != own for _, _, _, port, _ in messages(data))
 
     def ask(self, what: str, kind: int, flags: int, body: bytes) -> list[bytes]:
-        """Send one message and wait for its answers. Raises NetlinkError."""
+        """Send one message and wait for its replies. Raise NetlinkError."""
         for _ in range(_TRIES):
             found, whole = self._ask(what, kind, flags, body)
             if whole:
@@ -138,7 +163,7 @@ class Netlink:
         raise NetlinkError(errno.EINTR, what)
 
     def _ask(self, what: str, kind: int, flags: int, body: bytes) -> tuple[list[bytes], bool]:
-        """The answers, and whether nothing changed while they were listed."""
+        """Return the replies, and whether nothing changed while they were listed."""
         number = self._numbers(1)
         self.sock.sendto(message(kind, NLM_F_REQUEST | NLM_F_ACK | flags, number, body), (0, 0))
         found: list[bytes] = []
@@ -158,10 +183,11 @@ class Netlink:
                 found.append(payload)
 
     def batch(self, subsystem: int, wanted: list[tuple[str, int, int, bytes]]) -> None:
-        """Send (what, type, flags, body) messages as one transaction: all take effect or none. Raises NetlinkError for the first refused.
+        """Send (what, type, flags, body) messages as one transaction: all take effect or none.
 
-        Refusals are always told; that a message was accepted we ask only of the last one, because the answers to a thousand would
-        not fit into the socket's buffer.
+        Raise NetlinkError for the first that the kernel refused. The kernel always reports refusals. An acknowledgement
+        is requested for the last message only, because the replies to a thousand messages would not fit into the
+        socket's buffer.
         """
         edge = struct.pack(">BBH", 0, 0, subsystem)
         begin = self._numbers(len(wanted) + 2)
@@ -177,14 +203,16 @@ class Netlink:
                 answers = self.sock.recv(1 << 18)
             except OSError as error:
                 if error.errno == errno.ENOBUFS and refused is not None:
-                    raise refused from error  # so much was refused that not all of it could be told
+                    raise refused from error  # there were more refusals than the buffer holds
                 raise
             for got, _, sequence, _, payload in messages(answers):
                 if got != NLMSG_ERROR or not begin <= sequence <= last + 1:
                     continue
                 (number,) = struct.unpack_from("=i", payload)
                 if number and refused is None:
-                    refused = NetlinkError(-number, wanted[sequence - begin - 1][0] if begin < sequence <= last else "the batch")
+                    refused = NetlinkError(
+                        -number, wanted[sequence - begin - 1][0] if begin < sequence <= last else "the batch"
+                    )
                 if refused is not None and sequence in (begin, last + 1):
                     raise refused
                 if sequence == last:

@@ -1,12 +1,13 @@
-"""The update bundle: one file that holds a manifest, its signatures, and edgemesh for one or several CPU families. Pure.
+"""The update bundle: one file with a manifest, its signatures, and edgemesh for one or several CPU families. Pure.
 
     magic         16 bytes, b"edgemesh bundle\\n"
     sizes         uint32 of the signatures, uint32 of the manifest; big-endian
-    signatures    for each: 32 bytes that name the key (SHA-256 of the raw public key), 64 bytes of Ed25519 (RFC 8032) over CONTEXT + manifest
+    signatures    for each: 32 bytes that name the key (SHA-256 of the raw public key),
+                  64 bytes of Ed25519 (RFC 8032) over CONTEXT + manifest
     manifest      JSON, see Manifest
     files         one after another, in the manifest's order
 
-Nothing of the manifest is looked at before a signature has been found good.
+The manifest is not parsed before a signature has been verified.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from msgspec import Struct
 
 MAGIC = b"edgemesh bundle\n"
-CONTEXT = b"edgemesh bundle manifest 1\n"  # so that no other thing that was signed with the key is taken for a manifest
+CONTEXT = b"edgemesh bundle manifest 1\n"  # so that nothing else that was signed with the key can pass for a manifest
 FAMILIES = ("x86_64", "aarch64", "riscv64", "loong64")
 _SIZES = struct.Struct(">II")
 _SIGNATURE = 32 + 64
@@ -32,11 +33,11 @@ HEAD = len(MAGIC) + _SIZES.size
 
 
 class BundleError(Exception):
-    """Not a bundle that we take; the message says why."""
+    """The bundle is not accepted; the message says why."""
 
 
 class File(Struct, frozen=True, forbid_unknown_fields=True):
-    """edgemesh for one family."""
+    """edgemesh for one CPU family."""
 
     family: str
     size: int
@@ -44,19 +45,20 @@ class File(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Manifest(Struct, frozen=True, rename="camel"):
-    """What the bundle holds. Fields that a later version adds are not known here, and pass."""
+    """What the bundle holds. Fields that a later version adds are ignored."""
 
     version: str
-    epoch: int  # rises with every release; clocks are wrong at the edge, so no date says what is newer
+    epoch: int  # rises with every release; clocks are wrong at the edge, so no date tells what is newer
     files: tuple[File, ...]
-    minimum: int = 0  # only boxes that run at least this epoch take it: others go by a release between
-    rollback: int = 0  # the oldest epoch that may be gone back to from here: what this one writes, older ones may not read
-    key_serial: int = 0  # of the list below; a greater one than the box knows takes its place
-    keys: tuple[str, ...] = ()  # who may sign from now on: raw public keys, hexadecimal; (): no change
+    minimum: int = 0  # the least epoch that may update to this one; older boxes take an intermediate release first
+    # the oldest epoch that a box may go back to from here: older ones may not be able to read what this one writes
+    rollback: int = 0
+    key_serial: int = 0  # number of the list of keys; a list with a greater number than the box's replaces the box's
+    keys: tuple[str, ...] = ()  # keys that may sign from now on: raw public keys, hexadecimal; (): no change
 
 
 class Head(Struct, frozen=True):
-    """The fixed part: where the manifest ends."""
+    """The sizes in the fixed part of a bundle, which tell where the manifest ends."""
 
     signatures: int
     manifest: int
@@ -67,17 +69,24 @@ class Head(Struct, frozen=True):
 
 
 def read_head(data: bytes) -> Head:
-    """Of the first HEAD bytes. Raises BundleError."""
+    """Parse the first HEAD bytes. Raise BundleError."""
     if len(data) < HEAD or not data.startswith(MAGIC):
         raise BundleError("this is no edgemesh bundle")
     signatures, manifest = _SIZES.unpack_from(data, len(MAGIC))
-    if not 0 < signatures <= _MOST_SIGNATURES * _SIGNATURE or signatures % _SIGNATURE or not 0 < manifest <= _MOST_MANIFEST:
+    if (
+        not 0 < signatures <= _MOST_SIGNATURES * _SIGNATURE
+        or signatures % _SIGNATURE
+        or not 0 < manifest <= _MOST_MANIFEST
+    ):
         raise BundleError("its head makes no sense")
     return Head(signatures, manifest)
 
 
 def read_manifest(data: bytes, keys: Collection[bytes]) -> Manifest:
-    """Of the first Head.size bytes, signed by one of `keys` (raw public keys). Raises BundleError."""
+    """Parse the manifest in the first Head.size bytes, after verifying that one of `keys` (raw public keys) signed it.
+
+    Raise BundleError.
+    """
     head = read_head(data)
     if len(data) < head.size:
         raise BundleError("it is cut off in its manifest")
@@ -99,7 +108,7 @@ def read_manifest(data: bytes, keys: Collection[bytes]) -> Manifest:
 def _checked(data: bytes) -> Manifest:
     try:
         manifest = msgspec.json.decode(data, type=Manifest)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise BundleError(f"its manifest: {error}") from None
     if (
         not manifest.version
@@ -127,13 +136,15 @@ def _checked(data: bytes) -> Manifest:
 
 
 def find(manifest: Manifest, head: Head, family: str) -> tuple[File, int]:
-    """The file for a family, and where it begins. Raises BundleError."""
+    """Return the file for a CPU family, and its offset. Raise BundleError."""
     at = head.size
     for file in manifest.files:
         if file.family == family:
             return file, at
         at += file.size
-    raise BundleError(f"it holds nothing for this CPU ({family}), only for {', '.join(file.family for file in manifest.files)}")
+    raise BundleError(
+        f"it holds nothing for this CPU ({family}), only for {', '.join(file.family for file in manifest.files)}"
+    )
 
 
 def whole_size(manifest: Manifest, head: Head) -> int:
@@ -145,7 +156,7 @@ def key_id(key: bytes) -> bytes:
 
 
 def write_head(manifest: Manifest, keys: Collection[Ed25519PrivateKey]) -> bytes:
-    """All of a bundle but its files."""
+    """Return all of a bundle except its files."""
     data = msgspec.json.encode(manifest)
     _checked(data)
     signatures = b"".join(key_id(key.public_key().public_bytes_raw()) + key.sign(CONTEXT + data) for key in keys)

@@ -1,7 +1,8 @@
-"""A bundle from a file or over HTTP(S): resumed where it broke off, counted, not faster than asked.
+"""Get a bundle from a file or over HTTP(S): resumed where it broke off, bounded, not faster than asked.
 
-What was fetched of it is kept beside until it is whole, with the server's word for which version of it that is (ETag), so that a link
-that fails every few minutes gets there in the end, and no byte is paid for twice. Nothing here is believed: the signature decides.
+What was fetched is kept on disk until it is complete, with the server's ETag, which names that version of the bundle.
+So a link that fails every few minutes completes in the end, and no byte is paid for twice. Nothing here is trusted: the
+signature decides.
 """
 
 from __future__ import annotations
@@ -19,29 +20,33 @@ from typing import Any, BinaryIO
 from msgspec import Struct
 
 from agent.ota.bundle import FAMILIES, MOST_FILE
-from agent.ota.trust import make
+from agent.system.files import make_directory
+from nodeproxy.backoff import Backoff
 
 _BLOCK = 1 << 16
 _TIMEOUT = 60.0  # seconds without a byte
-_TRIES = 5  # times in a row without one byte more
+_TRIES = 5  # tries in a row without a new byte
+_PAUSE = Backoff(2.0, 30.0)  # pause between tries
 _SPOKEN = ("https://", "http://")
 _MOST = len(FAMILIES) * MOST_FILE + (1 << 20)
 
 
 class FetchError(Exception):
-    """The bundle cannot be had; the message says why. What was fetched is kept."""
+    """The bundle cannot be fetched; the message says why. What was fetched is kept."""
 
 
 class Fetched(Struct):
     path: Path
     received: int  # bytes that came over the network
-    resumed: int  # bytes that had come before
+    resumed: int  # bytes that an earlier call had received
 
 
-def fetch(source: str, folder: Path, rate: int = 0, told: Callable[[int, int], None] = lambda done, whole: None) -> Fetched:
-    """`source`: a path or a URL. `folder`: where what is fetched is kept. `rate`: bytes a second, 0 = as they come.
+def fetch(
+    source: str, folder: Path, rate: int = 0, told: Callable[[int, int], None] = lambda done, whole: None
+) -> Fetched:
+    """Fetch `source`, a path or a URL, into `folder`. Raise FetchError.
 
-    `told(bytes, of how many or 0)` hears of progress. Raises FetchError.
+    `rate`: bytes a second, 0 = unlimited. `told(bytes, total or 0)` is called with the progress.
     """
     if "://" not in source:
         path = Path(source)
@@ -54,31 +59,36 @@ def fetch(source: str, folder: Path, rate: int = 0, told: Callable[[int, int], N
         raise FetchError(f"{source!r}: this is no URL")
     name = hashlib.sha256(source.encode()).hexdigest()[:16]
     try:
-        make(folder, 0o700)
-        forget(folder, but=f"fetched-{name}")  # other bundles, begun and given up
+        make_directory(folder, 0o700)
+        forget(folder, but=f"fetched-{name}")  # other bundles, whose download was given up
         return _Transfer(source, folder / f"fetched-{name}", rate, told).run()
     except OSError as error:
         raise FetchError(f"{folder}: {error.strerror or error}") from error
 
 
 def forget(folder: Path, but: str = "nothing") -> None:
-    """Remove what was fetched: it is installed, or no good. Raises OSError."""
+    """Remove what was fetched, once it is installed or unusable. Raise OSError."""
     for path in folder.glob("fetched-*"):
         if not path.name.startswith(but):
             path.unlink()
 
 
 class _Redirects(urllib.request.HTTPRedirectHandler):
-    """Follows to http:// and https:// only; to the former from the latter too, since it is the signature that decides."""
+    """Follows redirects to https:// and http:// only.
 
-    def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> urllib.request.Request | None:
+    A redirect from https:// to http:// is followed too, since the signature decides.
+    """
+
+    def redirect_request(
+        self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str
+    ) -> urllib.request.Request | None:
         if not newurl.startswith(_SPOKEN):
             raise FetchError(f"{req.full_url}: it leads to {newurl[:200]}, and only https:// and http:// are spoken")
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
 class _Transfer:
-    """One URL into one file, in as many connections as it takes."""
+    """The download of one URL into one file, over as many connections as it takes."""
 
     def __init__(self, url: str, path: Path, rate: int, told: Callable[[int, int], None]) -> None:
         self._url, self.path, self._rate, self._told = url, path, rate, told
@@ -110,14 +120,19 @@ class _Transfer:
                 reason = str(getattr(error, "reason", "") or error)
             failures = failures + 1 if self._received == before else 0
             if failures >= _TRIES:
-                raise FetchError(f"{self._url}: {reason}; {self._have()} bytes are kept, and the next update goes on there")
-            time.sleep(min(2.0**failures, 30.0) if failures else 0.2)
+                raise FetchError(
+                    f"{self._url}: {reason}; {self._have()} bytes are kept, and the next update goes on there"
+                )
+            time.sleep(_PAUSE.after(failures) if failures else 0.2)
 
     def _have(self) -> int:
         return self.path.stat().st_size if self.path.exists() else 0
 
     def _is_whole(self, told: str) -> bool:
-        """After 416: nothing comes behind what we have. The version is still ours, or it would be 200 (RFC 9110 sections 13.1.5, 14.4)."""
+        """Return whether, after status 416, the file is complete.
+
+        The server still has our version, or it would have answered 200 (RFC 9110 sections 13.1.5, 14.4).
+        """
         return told.replace(" ", "") == f"bytes*/{self._have()}"
 
     def _begin_anew(self) -> None:
@@ -126,11 +141,11 @@ class _Transfer:
         self._resumed = 0
 
     def _once(self) -> None:
-        """One connection. Raises OSError when it broke off."""
+        """Download over one connection. Raise OSError when it breaks off."""
         have = self._have()
         mark = self._mark.read_text("utf-8") if have and self._mark.exists() else ""
         request = urllib.request.Request(self._url, headers={"User-Agent": "edgemesh", "Accept-Encoding": "identity"})  # noqa: S310 - fetch looked at the scheme
-        if have and mark:  # without a name for that version it may be another now
+        if have and mark:  # without an ETag the server may have another version now
             request.add_header("Range", f"bytes={have}-")  # RFC 9110 section 14.2
             request.add_header("If-Range", mark)
         with self._opener.open(request, timeout=_TIMEOUT) as answer:
@@ -146,15 +161,18 @@ class _Transfer:
             if whole > _MOST:
                 raise FetchError(f"{self._url}: {whole} bytes are no bundle")
             if whole - have > (free := shutil.disk_usage(self.path.parent).free):
-                raise FetchError(f"{self._url}: {(whole - have) >> 10} KiB are to come, and {free >> 10} are free in {self.path.parent}")
-            # The name comes after the old bytes have gone: it must never stand beside those of another version.
-            self._mark.write_text("" if tag.startswith("W/") else tag, "utf-8")  # a weak one cannot be resumed by
+                raise FetchError(
+                    f"{self._url}: {(whole - have) >> 10} KiB are to come, and {free >> 10} are free in {self.path.parent}"
+                )
+            # The ETag is written after the old bytes are gone: it must never stand beside those of another version.
+            self._mark.write_text("" if tag.startswith("W/") else tag, "utf-8")  # a weak ETag does not allow resuming
             with open(self.path, "ab") as out:
                 self._copy(answer, out, have, whole)
 
     def _copy(self, answer: http.client.HTTPResponse, out: BinaryIO, have: int, whole: int) -> None:
         began, got = time.monotonic(), 0
-        most = min(_BLOCK, max(self._rate // 4, 1024)) if self._rate else _BLOCK  # in small pieces where the link is slow
+        # a slow link is read in small pieces
+        most = min(_BLOCK, max(self._rate // 4, 1024)) if self._rate else _BLOCK
         while block := answer.read1(most):
             self._received += len(block)
             got += len(block)
@@ -164,7 +182,7 @@ class _Transfer:
             try:
                 out.write(block)
                 out.flush()
-            except OSError as error:  # trying again would only pay for the bytes again
+            except OSError as error:  # another try would only pay for the bytes again
                 raise FetchError(f"{self.path}: {error.strerror}") from error
             self._told(have + got, whole)
             if self._rate:

@@ -1,8 +1,9 @@
-"""What is installed: STATE/releases holds one directory for each release, `current` is a link to one of them.
+"""What is installed: STATE/releases has one directory for each release, and `current` is a link to one of them.
 
-Every step leaves either what was before or what comes after, whenever the power fails: a release is written beside, made to last
-(fsync) and then gets its name; `current` is exchanged by one rename. A release that was damaged is mended in place, file by file: it may
-be the installed one. What was begun and not ended has a name that begins with a dot and is swept away by the next.
+Every step leaves the old state or the new one, whenever the power fails. A release is written to a temporary directory,
+flushed (fsync) and then renamed; `current` is replaced by one rename. A damaged release is repaired in place, file by
+file, since it may be the installed one. What was begun and not finished has a name that begins with a dot; the next
+step removes it.
 """
 
 from __future__ import annotations
@@ -21,14 +22,16 @@ from typing import Any, BinaryIO
 import msgspec
 
 from agent.ota.bundle import File, Manifest
-from agent.ota.trust import make, sync, write_whole
+from agent.system import state_files
+from agent.system.files import make_directory, replace_file, replace_link, sync_directory
 
 FOLDER = "releases"
 PROGRAM = "edgemesh"
 _CURRENT, _PREVIOUS = "current", "previous"
 _MANIFEST = "manifest.json"
 _BLOCK = 1 << 20
-_MOST_HISTORY = 200  # lines that are kept
+_MOST = 4 << 20  # bytes of a manifest, and of the history, at most
+_MOST_HISTORY = 200  # lines of the history that are kept
 
 
 class ReleaseError(Exception):
@@ -36,11 +39,11 @@ class ReleaseError(Exception):
 
 
 class AlteredError(ReleaseError):
-    """The bytes are not those that were signed."""
+    """The bytes differ from those that were signed."""
 
 
 class Releases:
-    """STATE/releases. Everything raises ReleaseError."""
+    """The directory STATE/releases. Every method raises ReleaseError."""
 
     def __init__(self, state: Path) -> None:
         self.folder = state / FOLDER
@@ -50,9 +53,9 @@ class Releases:
 
     @contextlib.contextmanager
     def alone(self) -> Iterator[None]:
-        """While nobody else changes them."""
+        """Hold the lock that keeps other processes from changing the releases."""
         with self._told(str(self.folder)):
-            make(self.folder, 0o755)
+            make_directory(self.folder, 0o755)
             lock = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -67,33 +70,36 @@ class Releases:
 
     @property
     def program(self) -> Path:
-        """Where the installed edgemesh is, whichever release that is."""
+        """The path of the installed edgemesh, whichever release that is."""
         return self.folder / _CURRENT / PROGRAM
 
     def current(self) -> str:
-        """The installed release; "" for none."""
-        # What cannot be read must not pass for none: prune would remove it.
+        """Return the name of the installed release; "" for none."""
+        # An unreadable link must not pass for none: prune would remove the release.
         return self._read(_CURRENT)
 
     def previous(self) -> str:
-        """The one before, to go back to; "" for none."""
+        """Return the name of the release before, to go back to; "" for none."""
         return self._read(_PREVIOUS)
 
     def manifest(self, name: str) -> Manifest | None:
         try:
-            return msgspec.json.decode((self._path(name) / _MANIFEST).read_bytes(), type=Manifest)
-        except (OSError, msgspec.MsgspecError):
+            return msgspec.json.decode(state_files.read(self._path(name) / _MANIFEST, _MOST), type=Manifest)
+        except (OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             return None
 
     def stage(self, source: BinaryIO, file: File, manifest: Manifest) -> str:
-        """Put a release beside the installed one, from `source`, which stands at the file. Answers its name. It is checked byte for byte."""
+        """Put a release beside the installed one, and return its name.
+
+        `source` is positioned at the file. The file is checked byte for byte.
+        """
         name = _name(manifest, file)
         at, new = self._path(name), self.folder / f".{name}.new"
         with self._told(name):
-            make(self.folder, 0o755)
+            make_directory(self.folder, 0o755)
             self._sweep()
             if self._is_whole(at / PROGRAM, file) and os.access(at / PROGRAM, os.X_OK):
-                write_whole(at / _MANIFEST, msgspec.json.encode(manifest))
+                replace_file(at / _MANIFEST, msgspec.json.encode(manifest), 0o644)
                 return name
             free = shutil.disk_usage(self.folder).free
             if free < file.size + (8 << 20):
@@ -115,29 +121,31 @@ class Releases:
                 out.flush()
                 os.fchmod(out.fileno(), 0o755)
                 os.fsync(out.fileno())
-            write_whole(new / _MANIFEST, msgspec.json.encode(manifest))
-            if at.is_dir():  # damaged, since it was not whole
+            replace_file(new / _MANIFEST, msgspec.json.encode(manifest), 0o644)
+            if at.is_dir():  # it is damaged, since `_is_whole` was false
                 for part in (PROGRAM, _MANIFEST):
                     (new / part).rename(at / part)
-                sync(at)
+                sync_directory(at)
                 new.rmdir()
             else:
                 new.rename(at)
-                sync(self.folder)
+                sync_directory(self.folder)
         return name
 
     def adopt(self, program: Path, manifest: Manifest) -> str:
-        """A release of a file that is there already: what `edgemesh setup` was started from."""
+        """Stage a release from a file that exists already: the one that `edgemesh setup` was started from."""
         with self._told(str(program)), program.open("rb") as source:
-            file = File(manifest.files[0].family, program.stat().st_size, hashlib.file_digest(source, "sha256").hexdigest())
+            file = File(
+                manifest.files[0].family, program.stat().st_size, hashlib.file_digest(source, "sha256").hexdigest()
+            )
             source.seek(0)
             name = _name(manifest, file)
             if self.manifest(name) is not None and self._is_whole(self._path(name) / PROGRAM, file):
-                return name  # with what its bundle said of it, if it came in one
+                return name  # keep its bundle's manifest, if it came in a bundle
             return self.stage(source, file, msgspec.structs.replace(manifest, files=(file,)))
 
     def command(self, name: str) -> list[str]:
-        """How a release is started, once its bytes have been checked again."""
+        """Return the command line of a release, after checking its bytes again."""
         manifest = self.manifest(name) if name else None
         path = self._path(name) / PROGRAM
         if manifest is None or not any(self._is_whole(path, file) for file in manifest.files):
@@ -145,7 +153,7 @@ class Releases:
         return [str(path)]
 
     def switch(self, name: str) -> None:
-        """Make a release the installed one; the one before stays, to go back to."""
+        """Make a release the installed one. The one before stays, to go back to."""
         before = self.current()
         if name == before:
             return
@@ -155,7 +163,7 @@ class Releases:
             self._link(_CURRENT, name)
 
     def restore(self, current: str, previous: str) -> None:
-        """Both links as they were; "" = there was none."""
+        """Set both links as they were; "" = there was none."""
         with self._told(current or "no release"):
             for link, name in ((_CURRENT, current), (_PREVIOUS, previous)):
                 if name == self._read(link):
@@ -166,7 +174,7 @@ class Releases:
                     (self.folder / link).unlink(missing_ok=True)
 
     def prune(self) -> None:
-        """Remove all but the installed one and the one before."""
+        """Remove all releases but the installed one and the one before."""
         with self._told("old releases"):
             self._sweep()
             keep = {self.current(), self.previous()}
@@ -177,26 +185,27 @@ class Releases:
     # history
 
     def record(self, what: str, version: str, outcome: str) -> None:
-        """One line more of history."""
+        """Append a line to the history."""
         line = {"time": int(time.time()), "what": what, "version": version, "outcome": outcome}
         path = self.folder / "history"
         with self._told(str(path)):
-            make(self.folder, 0o755)
+            make_directory(self.folder, 0o755)
             lines = [*self._lines(), json.dumps(line)][-_MOST_HISTORY:]
-            write_whole(path, "".join(f"{text}\n" for text in lines).encode())
+            replace_file(path, "".join(f"{text}\n" for text in lines).encode(), 0o644)
 
     def history(self) -> list[dict[str, Any]]:
-        """Oldest first. A line that makes no sense is left out."""
+        """Return the history, oldest first, without lines that make no sense."""
         found = []
         for line in self._lines():
-            with contextlib.suppress(ValueError):
+            with contextlib.suppress(ValueError, RecursionError):
                 found.append(json.loads(line))
         return [line for line in found if isinstance(line, dict)]
 
     def _lines(self) -> list[str]:
+        """Return the lines of the history; none where it cannot be read, since no decision depends on it."""
         try:
-            return (self.folder / "history").read_text("utf-8", "replace").splitlines()
-        except FileNotFoundError:
+            return state_files.read(self.folder / "history", _MOST).decode("utf-8", "replace").splitlines()
+        except OSError:
             return []
 
     # files
@@ -212,11 +221,7 @@ class Releases:
         return ""
 
     def _link(self, link: str, name: str) -> None:
-        new = self.folder / f".{link}.new"
-        new.unlink(missing_ok=True)
-        new.symlink_to(name)
-        new.rename(self.folder / link)
-        sync(self.folder)
+        replace_link(self.folder / link, name)
 
     def _sweep(self) -> None:
         for path in self.folder.glob(".*.new"):
@@ -229,7 +234,10 @@ class Releases:
     def _is_whole(path: Path, file: File) -> bool:
         try:
             with path.open("rb") as source:
-                return os.fstat(source.fileno()).st_size == file.size and hashlib.file_digest(source, "sha256").hexdigest() == file.sha256
+                return (
+                    os.fstat(source.fileno()).st_size == file.size
+                    and hashlib.file_digest(source, "sha256").hexdigest() == file.sha256
+                )
         except OSError:
             return False
 

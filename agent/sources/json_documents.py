@@ -1,4 +1,4 @@
-"""JSON text (RFC 8259) -> trees of nodes that know their lines, which the standard library's parser does not tell."""
+"""JSON text (RFC 8259) -> trees of nodes with their lines, which the standard library's parser does not report."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from agent.sources.nodes import Fault, Node, number
+from agent.sources.nodes import Budget, Fault, Node, number
 
 _LEXEME = re.compile(r'([{}\[\],:])|"(?:[^"\\\x00-\x1f]|\\.)*+"|-?[0-9][-+0-9.eE]*+|true|false|null')
 _SPACE = re.compile(r"[ \t\r\n]*+")
@@ -17,19 +17,21 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 _LONGEST_NUMBER = 64  # characters
 
 
-def documents(text: str) -> Iterator[Node]:
-    """The values of a text, one after another as `kubectl` accepts them. Raises Fault."""
-    lexemes = _lexemes(text)
+def documents(text: str, budget: Budget | None = None) -> Iterator[Node]:
+    """Yield the values of a text, several in a row as `kubectl` accepts them. Raise Fault."""
+    budget = budget or Budget()
+    lexemes = _lexemes(text, budget)
     for lexeme, line, column in lexemes:
-        yield _value(lexemes, lexeme, line, column)
+        budget.document(line)
+        yield _value(lexemes, lexeme, line, column, budget)
 
 
-def _lexemes(text: str) -> Iterator[tuple[str, int, int]]:
-    """Each lexeme with its line and column, counted from 1."""
+def _lexemes(text: str, budget: Budget) -> Iterator[tuple[str, int, int]]:
+    """Yield each lexeme with its line and column, counted from 1."""
     at, line, line_start = 0, 1, 0
     while True:
         space = _SPACE.match(text, at)
-        assert space is not None  # it matches nothing at all, too
+        assert space is not None  # it matches the empty text too
         if newlines := text.count("\n", at, space.end()):
             line += newlines
             line_start = text.rindex("\n", at, space.end()) + 1
@@ -39,12 +41,14 @@ def _lexemes(text: str) -> Iterator[tuple[str, int, int]]:
         lexeme = _LEXEME.match(text, at)
         if lexeme is None:
             raise Fault(f"is not valid JSON: unexpected {text[at]!r}", line, at - line_start + 1, _hint(text[at]))
+        if lexeme[0] not in ",:":
+            budget.parsed(line)
         yield lexeme[0], line, at - line_start + 1
         at = lexeme.end()
 
 
-def _value(lexemes: Iterator[tuple[str, int, int]], lexeme: str, line: int, column: int) -> Node:
-    """The value that begins with `lexeme`; nesting is a list of what is open, not recursion."""
+def _value(lexemes: Iterator[tuple[str, int, int]], lexeme: str, line: int, column: int, budget: Budget) -> Node:
+    """Return the value that begins with `lexeme`. Open brackets are kept in a list; there is no recursion."""
     open_: list[Node] = []
     keys: list[Node | None] = []
     last_line, last_column = line, column
@@ -55,6 +59,7 @@ def _value(lexemes: Iterator[tuple[str, int, int]], lexeme: str, line: int, colu
         if expect in ("value", "first"):
             if lexeme in ("{", "["):
                 open_.append(Node([], line, lexeme == "{"))
+                budget.opened(len(open_), line)
                 keys.append(None)
                 expect = "first key" if lexeme == "{" else "first"
             elif lexeme == "]" and expect == "first":

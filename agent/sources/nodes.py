@@ -1,23 +1,28 @@
-"""Parsed text before it becomes plain data: where duplicates, merges, aliases, lists of objects and line numbers are settled.
+"""Parsed text before it becomes plain data: duplicates, merges, aliases, lists of objects and line numbers.
 
-Theory of operation. A syntax (YAML, JSON) makes a tree of `Node`s that knows the line of everything; an alias is one more
-reference to the same node. `plain` walks that tree once and makes dictionaries, lists and scalars, each reference anew, under a
-budget: an alias bomb is a Fault long before it is a lot of memory. The lines of an object are kept as one number for each value
-in walking order, 4 bytes each, since a node keeps thousands of objects and almost never asks.
+Theory of operation. A syntax (YAML, JSON) makes a tree of `Node`s with the line of everything; an alias is another
+reference to the same node. `plain` walks that tree once and makes dictionaries, lists and scalars, anew for each
+reference, under a budget: an alias bomb is a Fault long before it takes much memory. The lines of an object are kept as
+one number for each value in walking order, 4 bytes each, since a node keeps thousands of objects and almost never asks
+for a line.
 """
 
 from __future__ import annotations
 
+import time
 from array import array
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-MAX_DEPTH = 100  # kubectl's JSON decoder stops at 10,000; no kind that we read goes deeper than 20
-MAX_NODES = 2_000_000  # of one file, aliases expanded; a file of MAX_BYTES has fewer unless it has aliases
+MAX_OPEN = 400  # levels of nested lists and mappings while reading: Lists of Lists may hold objects
+# levels of an object; kubectl's JSON decoder stops at 10,000, and no kind that we read needs more than 20
+MAX_DEPTH = 100
+MAX_NODES = 600_000  # values of one file, aliases expanded: ten thousand objects have some 400,000
+MAX_DOCUMENTS = 10_000  # documents of one file, including empty ones
 
 
 class Fault(Exception):  # noqa: N818 - it is a finding about a text, not a fault of ours
-    """What is wrong with a text, where (counted from 1; column 0 = none), and what to do about it."""
+    """What is wrong with a text, where (counted from 1; column 0 = unknown), and what to do about it."""
 
     def __init__(self, message: str, line: int, column: int = 0, hint: str = "") -> None:
         super().__init__(message)
@@ -43,28 +48,72 @@ class Node:
 
 
 class Merge:
-    """The key `<<` of YAML 1.1: the pairs of its value are as if written here, but lose against pairs that are."""
+    """The key `<<` of YAML 1.1: the pairs of its value apply as if written here, unless a key is written here."""
 
 
 MERGE = Merge()
 
 
-class Budget:
-    """How many nodes a file may still become."""
+_SLICE = 0.002  # seconds of work, after which other threads may run
+_REST = 0.002
 
-    def __init__(self, nodes: int = MAX_NODES) -> None:
+
+class Budget:
+    """The values, documents and depth that a file may still have.
+
+    A daemon's thread sets `rest`: in CPython a working thread keeps each other one waiting for 5 ms every time that it
+    wants to continue, so this one sleeps between slices.
+    """
+
+    def __init__(self, nodes: int = MAX_NODES, rest: bool = False) -> None:
         self.left = nodes
+        self._documents = MAX_DOCUMENTS
+        self._parsed = 2 * nodes  # the end of a list or mapping counts too
+        self._rest = rest
+        self._until = time.monotonic() + _SLICE
+        self._steps = 0
+
+    def parsed(self, line: int) -> None:
+        """Count one more node that was read."""
+        self._parsed -= 1
+        if self._parsed < 0:
+            raise Fault(f"holds more than {MAX_NODES:,} values", line, hint="split the file")
+        self._step()
+
+    def document(self, line: int) -> None:
+        """Count one more document that was read."""
+        self.parsed(line)
+        self._documents -= 1
+        if self._documents < 0:
+            raise Fault(f"holds more than {MAX_DOCUMENTS:,} documents", line, hint="split the file")
+
+    def opened(self, depth: int, line: int) -> None:
+        """Check the depth of a new list or mapping. libyaml's work for each value grows with the depth."""
+        if depth > MAX_OPEN:
+            raise Fault(f"is nested more than {MAX_OPEN} deep", line)
+
+    def _step(self) -> None:
+        self._steps += 1
+        if self._rest and not self._steps % 64 and time.monotonic() >= self._until:
+            time.sleep(_REST)
+            self._until = time.monotonic() + _SLICE
 
     def spend(self, node: Node, nodes: int = 1) -> None:
         self.left -= nodes
+        self._step()
         if self.left < 0:
             raise Fault(
-                "expands to more values than a file may have", node.line, hint="write out what the aliases repeat, or split the file"
+                "expands to more values than a file may have",
+                node.line,
+                hint="write out what the aliases repeat, or split the file",
             )
 
 
 class Lines(Mapping[str, int]):
-    """From a path as msgspec writes it ("$.spec.rules[0].kind") to a line. A path that is not there gets its nearest parent's line."""
+    """Maps a path in msgspec's form ("$.spec.rules[0].kind") to a line.
+
+    A path that does not exist gets its nearest parent's line.
+    """
 
     __slots__ = ("_data", "_first", "_lines")
 
@@ -89,7 +138,7 @@ class Lines(Mapping[str, int]):
         return 1 + len(self._lines)
 
     def _walk(self) -> Iterator[tuple[str, int]]:
-        """Every path and its line, in the order in which `plain` met them."""
+        """Yield every path and its line, in the order in which `plain` visited them."""
         waiting: list[tuple[str, Any]] = [("$", self._data)]
         lines = iter(self._lines)
         while waiting:
@@ -103,19 +152,22 @@ class Lines(Mapping[str, int]):
 
 
 def number(value: int | float) -> int | float:
-    """A number as JSON implementations keep it (RFC 8259 section 6): what no 64 bits can hold is a floating point number."""
+    """Return a number as JSON implementations keep it (RFC 8259 section 6): as floating point beyond 64 bits."""
     return value if isinstance(value, float) or -(2**63) <= value < 2**64 else float(value)
 
 
 def plain(node: Node, budget: Budget) -> tuple[Any, Lines]:
-    """Dictionaries, lists and scalars, and their lines. Raises Fault."""
+    """Return the dictionaries, lists and scalars of a node, and their lines. Raise Fault."""
     lines: array[int] = array("I")
     data = _plain(node, budget, lines, 0)
     return data, Lines(data, node.line, lines)
 
 
 def objects(node: Node, budget: Budget, nesting: int = 0) -> Iterator[tuple[dict[str, Any], Lines, int]]:
-    """The objects of one document, each with its line: itself, or the items of a List as `kubectl get -o yaml` writes it."""
+    """Yield the objects of one document, each with its line.
+
+    It is the document itself, or the items of a List as `kubectl get -o yaml` writes it.
+    """
     if not node.is_map:
         raise Fault("is not an object", node.line, hint="a mapping with apiVersion, kind and metadata is expected")
     if nesting == MAX_DEPTH:
@@ -123,7 +175,13 @@ def objects(node: Node, budget: Budget, nesting: int = 0) -> Iterator[tuple[dict
     top = {key.value: value for key, value in node.value if isinstance(key.value, str)}
     kind = top["kind"].value if "kind" in top else ""
     items = top.get("items")
-    if isinstance(kind, str) and kind.endswith("List") and items is not None and not items.is_map and isinstance(items.value, list):
+    if (
+        isinstance(kind, str)
+        and kind.endswith("List")
+        and items is not None
+        and not items.is_map
+        and isinstance(items.value, list)
+    ):
         for item in items.value:
             yield from (_typed(found, kind, top) for found in objects(item, budget, nesting + 1))
         return
@@ -131,8 +189,13 @@ def objects(node: Node, budget: Budget, nesting: int = 0) -> Iterator[tuple[dict
     yield data, lines, node.line
 
 
-def _typed(found: tuple[dict[str, Any], Lines, int], list_kind: str, top: dict[str, Node]) -> tuple[dict[str, Any], Lines, int]:
-    """Items of a ServiceList need not say that they are Services. What is added has no line of its own."""
+def _typed(
+    found: tuple[dict[str, Any], Lines, int], list_kind: str, top: dict[str, Node]
+) -> tuple[dict[str, Any], Lines, int]:
+    """Give an item of a typed List its kind: items of a ServiceList need not state it.
+
+    What is added has no line of its own.
+    """
     data, lines, line = found
     if "kind" in data or list_kind == "List":
         return found
@@ -164,7 +227,7 @@ def _plain(node: Node, budget: Budget, lines: array[int], depth: int) -> Any:
 
 
 def _pairs(node: Node, budget: Budget, depth: int) -> Iterator[tuple[str, Node, Node]]:
-    """The pairs of a mapping, merged ones last and only where no other stands."""
+    """Yield the pairs of a mapping. Merged ones come last, and only if no other pair has the key."""
     merges: list[Node] = []
     own: set[str] = set()
     for key, child in node.value:
@@ -185,7 +248,7 @@ def _pairs(node: Node, budget: Budget, depth: int) -> Iterator[tuple[str, Node, 
 
 
 def _name(key: Node) -> str:
-    """Keys are text; a number or a boolean becomes the text that JSON would have, as kubectl does it."""
+    """Return a key as text. A number or a boolean becomes the text that JSON would have, as in kubectl."""
     match key.value:
         case str():
             return key.value

@@ -1,6 +1,6 @@
-"""YAML text -> trees of nodes, reading scalars as kubectl does; the only file that knows PyYAML.
+"""YAML text -> trees of nodes, with scalars resolved as kubectl does; the only file that reads manifests with PyYAML.
 
-Events, not PyYAML's own documents: its composer recurses in C, knows no bounds, and forgets where keys stood.
+It uses events, not PyYAML's own documents: PyYAML's composer recurses in C, has no bounds, and loses the lines of keys.
 """
 
 from __future__ import annotations
@@ -12,12 +12,13 @@ from typing import Any
 
 import yaml
 
-from agent.sources.nodes import MERGE, Fault, Node, number
+from agent.sources.nodes import MERGE, Budget, Fault, Node, number
 
-_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml; a wheel without it has the same events, slower
+# libyaml; a wheel without it yields the same events more slowly
+_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
-# kubectl reads YAML 1.1 with Go's types (sigs.k8s.io/yaml over go-yaml v2, resolve.go): yes, no, on and off stay text unless a
-# boolean field asks for them, timestamps stay text, numbers are 0x1F, 0o17, 017, 0b11, 1_000, 1e3.
+# kubectl reads YAML 1.1 with Go's types (sigs.k8s.io/yaml over go-yaml v2, resolve.go): yes, no, on and off stay text
+# unless a boolean field requires them, timestamps stay text, numbers are 0x1F, 0o17, 017, 0b11, 1_000, 1e3.
 _WORDS: dict[str, Any] = {
     **dict.fromkeys(("", "~", "null", "Null", "NULL")),
     **dict.fromkeys(("true", "True", "TRUE"), True),
@@ -35,7 +36,7 @@ _LONGEST_NUMBER = 64  # characters; Go's types end at 20 digits
 
 _TAG = "tag:yaml.org,2002:"
 
-# What libyaml says, and what people can do about it.
+# libyaml's messages, and advice for each.
 _HINTS = (
     ("mapping values are not allowed", 'quote a value that holds ": ", and check the indentation of this line'),
     ("could not find expected ':'", "a key needs a colon and a space after it; check the indentation too"),
@@ -47,10 +48,10 @@ _HINTS = (
 _ALIAS_HINT = "an anchor (&name) must stand before its alias (*name), in the same document"
 
 
-def documents(text: str) -> Iterator[Node]:
-    """The documents of a stream; empty ones are left out. Raises Fault."""
+def documents(text: str, budget: Budget | None = None) -> Iterator[Node]:
+    """Yield the documents of a stream except empty ones. Raise Fault."""
     try:
-        yield from _documents(text)
+        yield from _documents(text, budget or Budget())
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1 if isinstance(error.position, int) else 1
         hint = "remove it, or write it as an escape in double quotes"
@@ -61,7 +62,9 @@ def documents(text: str) -> Iterator[Node]:
         hint = next((hint for said, hint in _HINTS if said in words), "")
         if mark and _indented_with_tab(text, mark.line):
             hint = "indent with spaces, not with tabs"
-        raise Fault(f"is not valid YAML: {words}", mark.line + 1 if mark else 1, mark.column + 1 if mark else 0, hint) from error
+        raise Fault(
+            f"is not valid YAML: {words}", mark.line + 1 if mark else 1, mark.column + 1 if mark else 0, hint
+        ) from error
 
 
 def _indented_with_tab(text: str, line: int) -> bool:
@@ -69,15 +72,16 @@ def _indented_with_tab(text: str, line: int) -> bool:
     return bool(words) and "\t" in words[0][: len(words[0]) - len(words[0].lstrip())]
 
 
-def _documents(text: str) -> Iterator[Node]:
-    """Build the nodes from events, with a stack of what is open instead of recursion."""
+def _documents(text: str, budget: Budget) -> Iterator[Node]:
+    """Build the nodes from events, with a stack of open nodes instead of recursion."""
     open_: list[tuple[Node, str]] = []  # each with its anchor
-    keys: list[Node | None] = []  # for each open mapping, the key that waits for its value
+    keys: list[Node | None] = []  # for each open mapping, the key whose value is still to come
     anchors: dict[str, Node] = {}
     root: Node | None = None
     for event in yaml.parse(text, Loader=_Loader):
         mark = event.start_mark
         line = mark.line + 1 if mark else 0
+        budget.parsed(line)
         match event:
             case yaml.ScalarEvent():
                 node = Node(_scalar(event, line, in_key=bool(open_ and open_[-1][0].is_map and keys[-1] is None)), line)
@@ -89,10 +93,12 @@ def _documents(text: str) -> Iterator[Node]:
                 is_map = isinstance(event, yaml.MappingStartEvent)
                 _check_tag(event.tag, "map" if is_map else "seq", line)
                 open_.append((Node([], line, is_map), event.anchor or ""))
+                budget.opened(len(open_), line)
                 keys.append(None)
                 continue
             case yaml.MappingEndEvent() | yaml.SequenceEndEvent():
-                # An anchor is known once its node is complete: an alias to what it stands in is undefined, not endless.
+                # An anchor is known once its node is complete, so an alias to an enclosing node is undefined, not
+                # endless.
                 node, anchor = open_.pop()
                 keys.pop()
                 if anchor:
@@ -100,6 +106,7 @@ def _documents(text: str) -> Iterator[Node]:
             case yaml.DocumentEndEvent():
                 if root is not None and root.value is not None:
                     yield root
+                budget.document(line)
                 root, anchors = None, {}
                 continue
             case _:
@@ -133,7 +140,7 @@ def _scalar(event: yaml.ScalarEvent, line: int, in_key: bool) -> Any:
 
 
 def resolve(text: str) -> Any:
-    """What a plain scalar means."""
+    """Return the value of a plain scalar."""
     if text in _WORDS:
         return _WORDS[text]
     if text[0] not in _MAY_BE_NUMBER or len(text) > _LONGEST_NUMBER:
@@ -149,7 +156,7 @@ def resolve(text: str) -> Any:
 
 
 def _check_tag(tag: str | None, known: str, line: int) -> None:
-    """Tags that make other objects than text, numbers, lists and mappings are not for configuration."""
+    """Refuse tags of types other than text, numbers, lists and mappings: they are not for configuration."""
     if tag not in (None, "!") and tag.removeprefix(_TAG) not in known.split():
         shown = tag.replace(_TAG, "!!")
         raise Fault(f"has the tag {shown}, which is not supported here", line, hint="write a plain value")

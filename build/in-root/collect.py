@@ -1,7 +1,8 @@
-"""collect.py TRIPLET SYSROOT: lay out /work/tree for one family, by the tree that Nuitka made for amd64 (/work/edgemesh.dist).
+"""collect.py TRIPLET SYSROOT: lay out /work/tree for one family, after the tree that Nuitka made for amd64.
 
-What each came from goes to /work/parts. Data is copied; each extension module is replaced by the family's own, and every library that any of them needs is put beside, down to
-the C library and its loader: nothing of the box's is used. What is missing stops the build.
+The latter is in /work/edgemesh.dist. /work/parts records where each part came from. Data is copied. Each extension
+module is replaced by the family's own, and every library that any of them needs is put beside it, down to the C library
+and its loader: nothing of the box's is used. A missing part stops the build.
 """
 
 import re
@@ -27,7 +28,7 @@ def put(source: Path, at: Path) -> None:
 
 
 def module(path: Path) -> Path:
-    """The family's own extension module that stands for this one."""
+    """Return the family's own extension module in place of this one."""
     stem = path.name.partition(".")[0]
     for folder in (modules[0], modules[1] / path.parent, lane):
         for found in (*folder.glob(f"{stem}.cpython-314*{triplet}.so"), *folder.glob(f"{stem}.abi3*.so")):

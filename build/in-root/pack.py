@@ -1,6 +1,7 @@
-"""pack.py: /work/tree and /work/launcher to /work/edgemesh, one file. What is written here, build/launcher/launcher.c reads.
+"""pack.py: pack /work/tree and /work/launcher into one file, /work/edgemesh.
 
-The files one after another in order of their names, as one zstd frame; then the index; then the trailer.
+build/launcher/launcher.c reads this format: the files one after another in order of their names, as one zstd frame;
+then the index; then the trailer.
 """
 
 import hashlib
@@ -28,7 +29,7 @@ def assemble(launcher: bytes, frame: bytes, index: bytes) -> bytes:
 
 
 def pack(tree: Path, launcher: Path, program: Path) -> None:
-    """`files` and `frame` beside `program` are left there."""
+    """Pack the tree. The intermediate files `files` and `frame` stay beside `program`."""
     index, files, frame = b"", program.with_name("files"), program.with_name("frame")
     with files.open("wb") as out:
         for path in sorted(tree.rglob("*")):
@@ -37,8 +38,10 @@ def pack(tree: Path, launcher: Path, program: Path) -> None:
             data = path.read_bytes()
             index += entry(path.relative_to(tree).as_posix(), data)
             out.write(data)
-    # 8 MiB of window: what unpacking takes of memory, on boxes that have little.
-    subprocess.run(["zstd", "-q", "-f", "-19", "-T2", "--no-check", "--zstd=wlog=23", str(files), "-o", str(frame)], check=True)
+    # 8 MiB of window: unpacking takes that much memory, and boxes may have little.
+    subprocess.run(
+        ["zstd", "-q", "-f", "-19", "-T2", "--no-check", "--zstd=wlog=23", str(files), "-o", str(frame)], check=True
+    )
     program.write_bytes(assemble(launcher.read_bytes(), frame.read_bytes(), index))
     program.chmod(0o755)
 

@@ -1,20 +1,24 @@
-"""static.py SYSROOT TRIPLET: which modules are linked into the static form: /work/modules.h, and what Nuitka's table in /work/edgemesh.build must not claim.
+"""static.py SYSROOT TRIPLET: write /work/modules.h, the modules that are linked into the static form.
 
-static.py parts SYSROOT: /work/parts, which libraries went into /work/edgemesh, by the linker's map: of the family, and of the tools.
+It also removes the modules that Nuitka would load from files from its table in /work/edgemesh.build.
+
+static.py parts SYSROOT: write /work/parts, the libraries of the family and of the tools that went into /work/edgemesh,
+from the linker's map.
 """
 
 import re
 import sys
 from pathlib import Path
 
-# The modules that Nuitka would have loaded from files beside, and are linked in. Those of Python's own library come from its sources.
+# The modules that Nuitka would load from files beside the program, and that are linked in instead. Those of Python's
+# own library are built from its sources.
 LINKED = {
     *("_cffi_backend", "_ctypes", "_decimal", "_hashlib", "_hmac", "_queue", "_ssl", "mmap", "resource", "termios"),
     *("cryptography.hazmat.bindings._rust", "msgspec._core", "nodeproxy.native._lane", "re2._re2", "yaml._yaml"),
 }
-# Those that only what we never reach would use; who imports them does without.
+# Modules that only code which we never reach would use; the modules that import them work without.
 LEFT_OUT = re.compile(r"_(asyncio|bz2|codecs_\w+|interp\w+|lzma|multibytecodec|multiprocessing|posixshmem|uuid|zstd)")
-# Of those that Debian's interpreter has within: no XML.
+# Of the modules built into Debian's interpreter: no XML.
 WITHOUT = ("pyexpat", "_elementtree")
 
 
@@ -35,7 +39,9 @@ def modules(sysroot: Path, triplet: str) -> None:
     if count != 1:
         sys.exit("static: Nuitka's table has another form")
     loader.write_text(text)
-    config = (sysroot / f"usr/lib/python3.14/config-3.14-{triplet}/config.c").read_text().partition("ADDMODULE MARKER 2")[0]
+    config = (
+        (sysroot / f"usr/lib/python3.14/config-3.14-{triplet}/config.c").read_text().partition("ADDMODULE MARKER 2")[0]
+    )
     within = [row for row in re.findall(r'^    \{"(\w+)", (\w+)\},', config, re.M) if row[0] not in WITHOUT]
     rows = within + [(name, f"PyInit_{name.rpartition('.')[2]}") for name in sorted(LINKED)]
     Path("/work/modules.h").write_text("".join(f'MODULE("{name}", {function})\n' for name, function in rows))

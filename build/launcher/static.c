@@ -49,8 +49,8 @@ static const struct {
 } functions[] = {
 #define FUNCTION(name) {#name, (void *)name}
     FUNCTION(inotify_add_watch), FUNCTION(inotify_init1), FUNCTION(inotify_rm_watch), FUNCTION(madvise),
-    FUNCTION(malloc_trim),       FUNCTION(mount),         FUNCTION(prctl),            FUNCTION(setns),
-    FUNCTION(syscall),           FUNCTION(umount2),       FUNCTION(unshare),
+    FUNCTION(mallopt),           FUNCTION(malloc_trim),   FUNCTION(mount),            FUNCTION(prctl),
+    FUNCTION(setns),             FUNCTION(syscall),       FUNCTION(umount2),          FUNCTION(unshare),
 };
 static char self;
 static _Thread_local const char *fault;
@@ -108,4 +108,13 @@ int __libc_dlclose(void *map) {
     return 0;
 }
 
-static void __attribute__((constructor)) settle(void) { settle_environment(); }
+/* Before anything that wants /proc/self/exe and would only say "Aborted". */
+static void __attribute__((constructor)) settle(void) {
+    static const char told[] = "edgemesh: there is no /proc here, and it needs one: mount -t proc proc /proc\n";
+    if (access("/proc/self", F_OK) != 0) {
+        ssize_t written = write(STDERR_FILENO, told, sizeof told - 1);
+        (void)written;
+        _exit(1);
+    }
+    settle_environment();
+}

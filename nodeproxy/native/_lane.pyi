@@ -1,4 +1,4 @@
-from typing import Any, TypedDict
+from typing import Any, NamedTuple, TypedDict
 
 REQUEST: int
 END: int
@@ -16,7 +16,96 @@ STREAM_WRONG: int
 STREAM_SHUT: int
 STREAM_LOST: int
 
-_Told = tuple[int, int, str, str, int, int, bytes, bytes, bool, int, float, int, int, int, int, int, int, int, int, int, bool]
+H2_REQUESTED: int
+H2_RESPONDED: int
+H2_TRAILED: int
+H2_ARRIVED: int
+H2_ENDED: int
+H2_RESET: int
+H2_WINDOW: int
+H2_GREETED: int
+H2_ANSWERED: int
+H2_LEFT: int
+H2_TAKEN: int
+H2_CUT: int
+SECURED_DONE: int
+SECURED_READS: int
+SECURED_WRITES: int
+SECURED_FAILED: int
+SECURED_UNTRUSTED: int
+ID_SIZE: int
+
+# Reports of the fast path: struct sequences of records.c, which has the meaning of each field. Only C makes them.
+class Given(NamedTuple):
+    caller: int
+    what: int
+    flag: str
+    detail: str
+    server: int
+    target: int
+    data: bytes
+    rest: bytes
+    begun: bool
+    status: int
+    began: float
+    bytes_in: int
+    bytes_out: int
+    total_in: int
+    total_out: int
+    guest: int
+    link: int
+    stream: int
+    back: int
+    back_link: int
+    asked_all: bool
+
+class Passed(NamedTuple):
+    number: int
+    what: int
+    left_to_right: int
+    right_to_left: int
+    error: int
+
+class Refusal(NamedTuple):
+    caller: int
+    target: int
+    denial: int
+    bytes_in: int
+    bytes_out: int
+    id: str
+    line: bytes
+
+class Served(NamedTuple):
+    caller: int
+    target: int
+    micros: int
+    bytes_in: int
+    bytes_out: int
+    status: int
+    line: bytes
+    guest: int
+
+class Counted(NamedTuple):
+    row: int
+    answered: tuple[int, ...]
+    buckets: tuple[int, ...]
+    seconds: float
+    bytes_in: int
+    bytes_out: int
+
+class UnderWay(NamedTuple):
+    caller: int
+    target: int
+    head: bytes
+    guest: int
+
+class Facts(NamedTuple):
+    uris: list[str]
+    units: list[str]
+    names: list[str]
+    not_before: float
+    not_after: float
+    serial: str
 
 class Stats(TypedDict):
     callers: int
@@ -27,6 +116,18 @@ class Stats(TypedDict):
     links: int
     served: int
     missed: int
+    lost: int
+
+class Owner:
+    def __init__(self, most: int, burst: float, rate: float, now: float) -> None: ...
+    most: int
+    @property
+    def streams(self) -> int: ...
+    def begin(self) -> bool: ...
+    def end(self) -> None: ...
+    def spend(self, now: float, /) -> bool: ...
+    def earn(self) -> None: ...
+    def debt(self, now: float, /) -> float: ...
 
 class H2:
     def __init__(
@@ -43,6 +144,7 @@ class H2:
         reset_burst: float,
         reset_rate: float,
         now: float,
+        owner: Owner | None = ...,
     ) -> None: ...
     @property
     def queued(self) -> int: ...
@@ -80,8 +182,6 @@ class H2:
     def earn(self) -> None: ...
     def abuse(self, words: str, /) -> None: ...
 
-_Facts = tuple[list[str], list[str], list[str], float, float, str]
-
 class TlsContext:
     def __init__(self, server: bool, chain: bytes, key: bytes, roots: bytes, alpn: bytes, proves: bool, /) -> None: ...
     def secure(self, fd: int, held: bytes, /) -> Secured: ...
@@ -96,7 +196,7 @@ class Secured:
     @property
     def why(self) -> str: ...
     def handshake(self) -> int: ...
-    def chain(self) -> list[_Facts]: ...
+    def chain(self) -> list[Facts]: ...
     def read(self, size: int, /) -> bytes | None: ...
     def write(self, data: bytes, /) -> int: ...
     def new_keys(self) -> bool: ...
@@ -131,18 +231,26 @@ class Target:
 
 class Plan:
     @property
-    def turns(self) -> int: ...
-    def take(self) -> int: ...
-    def refill(self, turns: bytes, /) -> None: ...
+    def serial(self) -> int: ...
+    def rest(self, section: int = 0, /) -> bytes: ...
+    def turns(self, section: int = 0, /) -> int: ...
+    def take(self, section: int = 0, /) -> int: ...
+    def refill(self, turns: bytes, section: int = 0, /) -> None: ...
 
 class Program:
     def __init__(self, width: int, classes: bytes, next: bytes, alike: bytes, /) -> None: ...
+
+class Looks:
+    def __init__(self, looks: tuple[tuple[bytes, bool, tuple[bytes, ...]], ...], /) -> None: ...
+
+class Change:
+    def __init__(self, names: tuple[bytes, ...], fields: tuple[tuple[bytes, bytes], ...], /) -> None: ...
 
 class Carried:
     @property
     def here(self) -> bool: ...
     def recall(self) -> None: ...
-    def drop(self) -> _Told | None: ...
+    def drop(self) -> Given | None: ...
 
 class Relayed:
     @property
@@ -178,13 +286,38 @@ class Lane:
     ) -> None: ...
     def fileno(self) -> int: ...
     def target(self) -> Target: ...
-    def plan(self, shown: bytes, groups: tuple[tuple[tuple[Target, Program | None], ...], ...], crowd: int = 0, /) -> Plan: ...
-    def learn(self, plan: Plan, target: Target, row: int, method: bytes, path: bytes, host: bytes, /) -> None: ...
-    def denial(self, answer: bytes, head_size: int, id_at: int, /) -> int: ...
-    def refuse(self, plan: Plan, target: Target, denial: int, method: bytes, path: bytes, host: bytes, /) -> None: ...
-    def refusals(self) -> list[tuple[int, int, int, int, int, str, bytes]]: ...
+    def plan(
+        self,
+        shown: bytes,
+        groups: tuple[tuple[tuple[Target, Program | None] | tuple[Target, Program | None, Looks | None], ...], ...],
+        crowd: int = 0,
+        changes: tuple[tuple[Change | None, Change | None], ...] = ...,
+        counts: bytes = ...,
+        ruled: tuple[Program | None, Looks | None] | None = ...,
+        /,
+    ) -> Plan: ...
+    def dry(self) -> list[int]: ...
+    def rule(self, plan: Plan, section: int, head: bytes, /) -> None: ...
+    def learn(
+        self, plan: Plan, target: Target, row: int, method: bytes, path: bytes, host: bytes, head: bytes | None = ..., /
+    ) -> None: ...
+    def denial(self, answer: bytes, head_size: int, id_at: int, id_again: int = 0, /) -> int: ...
+    def refuse(
+        self,
+        plan: Plan,
+        target: Target,
+        denial: int,
+        method: bytes,
+        path: bytes,
+        host: bytes,
+        head: bytes | None = ...,
+        /,
+    ) -> None: ...
+    def refusals(self) -> list[Refusal]: ...
     def carry(self, number: int, fd: int, plan: Plan, data: bytes, /) -> Carried: ...
-    def relay(self, number: int, left: int, right: int, of_left: bytes, of_right: bytes, idle_seconds: float, /) -> Relayed: ...
+    def relay(
+        self, number: int, left: int, right: int, of_left: bytes, of_right: bytes, idle_seconds: float, /
+    ) -> Relayed: ...
     def tunnel(
         self,
         number: int,
@@ -207,15 +340,15 @@ class Lane:
     def stay(self, microseconds: int, quiet: int, slice: int, others: int, /) -> int: ...
     def tick(self, now: float = ..., /) -> None: ...
     def forget(self) -> None: ...
-    def ups(self) -> list[_Told]: ...
+    def ups(self) -> list[Given]: ...
     def link(self, number: int, fd: int, tls: Secured | None, h2: H2, stall: float, local: bool, /) -> Linked: ...
     def links(self) -> list[int]: ...
-    def relayed(self) -> list[tuple[int, int, int, int, int]]: ...
+    def relayed(self) -> list[Passed]: ...
     def moved(self) -> list[tuple[int, int, int]]: ...
     def gone(self) -> list[int]: ...
-    def log(self) -> list[tuple[int, int, int, int, int, int, bytes, int]]: ...
-    def counts(self) -> list[tuple[int, tuple[int, ...], tuple[int, ...], float, int, int]]: ...
-    def calls(self) -> list[tuple[int, int, bytes, int]]: ...
+    def log(self) -> list[Served]: ...
+    def counts(self) -> list[Counted]: ...
+    def calls(self) -> list[UnderWay]: ...
     def cut(self, number: int, /) -> None: ...
     def route(self, target: Target, linked: Linked, name: bytes, /) -> None: ...
     def door(self, linked: Linked, what: bytes, whom: bytes, plan: Plan, guest: int, /) -> None: ...

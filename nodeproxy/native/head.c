@@ -1,40 +1,44 @@
-/* One message head: is it plain enough to be sent on here, and how it is written for the next hop.
+/* One message head: whether it is plain enough for the fast path, and how it is written for the next hop.
  *
- * What is read as plain is a part of what nodeproxy/http/h1.py and fields.py admit, and is sent on as they would send it: the fields
- * as they came, framing said anew. Everything else is odd, and goes up. llhttp (strict) has to agree with each head, see call.c.
+ * Plain heads are a subset of what nodeproxy/codec/http1.py and codec/fields.py admit. They are sent on as Python would
+ * send them: the fields as they came, with new framing. Every other head is odd, and is handed to Python. llhttp
+ * (strict) has to agree with each head, see call.c.
  */
-#include <stdio.h>
+#include "head.h"
+
 #include <string.h>
 
-#include "lane.h"
-
 /* RFC 9110 section 5.6.2: characters of a token, in lower case; 0 for others. */
-static const uint8_t *token_table(void) {
-    static uint8_t table[256];
-    static bool made;
-    if (!made) {
-        for (int c = '0'; c <= '9'; c++) table[c] = (uint8_t)c;
-        for (int c = 'a'; c <= 'z'; c++) table[c] = table[c - 32] = (uint8_t)c;
-        for (const char *c = "!#$%&'*+-.^_`|~"; *c; c++) table[(uint8_t)*c] = (uint8_t)*c;
-        made = true;
-    }
-    return table;
-}
+static const uint8_t TOKEN[256] = {
+    ['!'] = '!', ['#'] = '#', ['$'] = '$', ['%'] = '%', ['&'] = '&', ['\''] = '\'', ['*'] = '*', ['+'] = '+',
+    ['-'] = '-', ['.'] = '.', ['0'] = '0', ['1'] = '1', ['2'] = '2', ['3'] = '3', ['4'] = '4', ['5'] = '5',
+    ['6'] = '6', ['7'] = '7', ['8'] = '8', ['9'] = '9', ['A'] = 'a', ['B'] = 'b', ['C'] = 'c', ['D'] = 'd',
+    ['E'] = 'e', ['F'] = 'f', ['G'] = 'g', ['H'] = 'h', ['I'] = 'i', ['J'] = 'j', ['K'] = 'k', ['L'] = 'l',
+    ['M'] = 'm', ['N'] = 'n', ['O'] = 'o', ['P'] = 'p', ['Q'] = 'q', ['R'] = 'r', ['S'] = 's', ['T'] = 't',
+    ['U'] = 'u', ['V'] = 'v', ['W'] = 'w', ['X'] = 'x', ['Y'] = 'y', ['Z'] = 'z', ['^'] = '^', ['_'] = '_',
+    ['`'] = '`', ['a'] = 'a', ['b'] = 'b', ['c'] = 'c', ['d'] = 'd', ['e'] = 'e', ['f'] = 'f', ['g'] = 'g',
+    ['h'] = 'h', ['i'] = 'i', ['j'] = 'j', ['k'] = 'k', ['l'] = 'l', ['m'] = 'm', ['n'] = 'n', ['o'] = 'o',
+    ['p'] = 'p', ['q'] = 'q', ['r'] = 'r', ['s'] = 's', ['t'] = 't', ['u'] = 'u', ['v'] = 'v', ['w'] = 'w',
+    ['x'] = 'x', ['y'] = 'y', ['z'] = 'z', ['|'] = '|', ['~'] = '~',
+};
 
-static bool of_value(uint8_t c) { return c == '\t' || (c >= 32 && c != 127); }
+bool em_of_value(uint8_t c) { return c == '\t' || (c >= 32 && c != 127); }
+bool em_of_token(uint8_t c) { return TOKEN[c] != 0; }
 
-/* message.py _PLAIN: no escape, no segment that begins with a dot. */
+/* message.py _PLAIN: no escape, and no segment that begins with a dot. */
 static bool of_path(uint8_t c) {
-    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || (c && strchr("-._~!$&'()*+,=:@/", c) != NULL);
+    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') ||
+           (c && strchr("-._~!$&'()*+,=:@/", c) != NULL);
 }
 /* message.py _QUERY */
 static bool of_query(uint8_t c) { return c == 0x21 || c == 0x22 || (c >= 0x24 && c <= 0x7e); }
-/* fields.py is_authority, without brackets */
+/* codec/fields.py is_authority, without brackets */
 static bool of_host(uint8_t c) {
-    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '-' || c == '.' || c == '_';
+    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '-' || c == '.' ||
+           c == '_';
 }
 
-bool same_word(const uint8_t *a, size_t size, const char *word) {
+bool em_same_word(const uint8_t *a, size_t size, const char *word) {
     for (size_t i = 0; i < size; i++) {
         uint8_t c = a[i];
         if (c >= 'A' && c <= 'Z') c = (uint8_t)(c + 32);
@@ -43,53 +47,59 @@ bool same_word(const uint8_t *a, size_t size, const char *word) {
     return word[size] == 0;
 }
 
+bool em_same_name(const field *f, const uint8_t *name, size_t size) {
+    if (f->name_size != size) return false;
+    for (size_t i = 0; i < size; i++)
+        if (TOKEN[f->line[i]] != name[i]) return false;
+    return true;
+}
+
 static const uint8_t *head_end(const uint8_t *data, size_t size) {
     return size < 4 ? NULL : memmem(data, size, "\r\n\r\n", 4);
 }
 
-/* The names that fields.py acts on. NULL where a field makes the head odd. */
+/* Find the names that codec/fields.py acts on. False where a field makes the head odd. */
 static bool kind_of(const uint8_t *name, size_t size, bool request, uint8_t *kind) {
     *kind = PLAIN;
     switch (size) {
     case 2:
-        if (!same_word(name, size, "te")) break;
+        if (!em_same_word(name, size, "te")) break;
         if (!request) return false;
         *kind = TRAILERS_OK;
         break;
-    case 4: if (request && same_word(name, size, "host")) *kind = HOST; break;
-    case 6: if (request && same_word(name, size, "expect")) return false; break;
-    case 7: if (same_word(name, size, "upgrade")) return false; break;
+    case 4: if (request && em_same_word(name, size, "host")) *kind = HOST; break;
+    case 6: if (request && em_same_word(name, size, "expect")) return false; break;
+    case 7: if (em_same_word(name, size, "upgrade")) return false; break;
     case 10:
-        if (same_word(name, size, "connection")) *kind = CONNECTION;
-        else if (same_word(name, size, "keep-alive")) *kind = ENDS_HERE;
+        if (em_same_word(name, size, "connection")) *kind = CONNECTION;
+        else if (em_same_word(name, size, "keep-alive")) *kind = ENDS_HERE;
         break;
-    case 11: if (request && same_word(name, size, "traceparent")) *kind = TRACE; break;
-    case 14: if (same_word(name, size, "content-length")) *kind = LENGTH; break;
-    case 15: if (request && same_word(name, size, "x-forwarded-for")) *kind = FORWARDED_FOR; break;
-    case 16: if (same_word(name, size, "proxy-connection")) *kind = ENDS_HERE; break;
+    case 11: if (request && em_same_word(name, size, "traceparent")) *kind = TRACE; break;
+    case 14: if (em_same_word(name, size, "content-length")) *kind = LENGTH; break;
+    case 15: if (request && em_same_word(name, size, "x-forwarded-for")) *kind = FORWARDED_FOR; break;
+    case 16: if (em_same_word(name, size, "proxy-connection")) *kind = ENDS_HERE; break;
     case 17:
-        if (same_word(name, size, "transfer-encoding")) *kind = CHUNKING;
-        else if (request && same_word(name, size, "x-forwarded-proto")) *kind = FORWARDED_PROTO;
+        if (em_same_word(name, size, "transfer-encoding")) *kind = CHUNKING;
+        else if (request && em_same_word(name, size, "x-forwarded-proto")) *kind = FORWARDED_PROTO;
         break;
     default: break;
     }
-    if (*kind == PLAIN && size >= 11 && same_word(name, 11, "x-edgemesh-")) *kind = ENDS_HERE;
+    if (*kind == PLAIN && size >= 11 && em_same_word(name, 11, "x-edgemesh-")) *kind = ENDS_HERE;
     return true;
 }
 
-/* The fields between two pointers, each line with its CRLF. */
+/* Read the fields between two pointers, each line with its CRLF. */
 static bool read_fields(const uint8_t *p, const uint8_t *end, bool request, uint32_t most, head *out) {
-    const uint8_t *token = token_table();
     while (p < end) {
         if (out->fields == most) return false;
         field *f = &out->field[out->fields++];
         f->line = p;
-        while (token[*p]) p++;
+        while (TOKEN[*p]) p++;
         f->name_size = (uint32_t)(p - f->line);
         if (f->name_size == 0 || *p != ':') return false;
         p++;
         const uint8_t *value = p;
-        while (of_value(*p)) p++;
+        while (em_of_value(*p)) p++;
         if (p[0] != '\r' || p[1] != '\n') return false;
         f->line_size = (uint32_t)(p - f->line);
         const uint8_t *last = p;
@@ -114,12 +124,12 @@ static bool read_fields(const uint8_t *p, const uint8_t *end, bool request, uint
             }
             break;
         case CHUNKING:
-            if (out->chunked || !same_word(f->value, f->value_size, "chunked")) return false;
+            if (out->chunked || !em_same_word(f->value, f->value_size, "chunked")) return false;
             out->chunked = true;
             break;
         case CONNECTION:
-            if (same_word(f->value, f->value_size, "close")) out->close = true;
-            else if (!same_word(f->value, f->value_size, "keep-alive")) return false;
+            if (em_same_word(f->value, f->value_size, "close")) out->close = true;
+            else if (!em_same_word(f->value, f->value_size, "keep-alive")) return false;
             break;
         case FORWARDED_PROTO:
             out->has_proto = true;
@@ -128,7 +138,7 @@ static bool read_fields(const uint8_t *p, const uint8_t *end, bool request, uint
             out->traced = true;
             break;
         case TRAILERS_OK:
-            if (out->trailers_ok || !same_word(f->value, f->value_size, "trailers")) return false;
+            if (out->trailers_ok || !em_same_word(f->value, f->value_size, "trailers")) return false;
             out->trailers_ok = true;
             break;
         default: break;
@@ -142,14 +152,13 @@ static void forget(head *out) {
     out->length = -1;
 }
 
-int64_t read_request(const uint8_t *data, size_t size, const head_limits *limits, head *out) {
-    const uint8_t *token = token_table();
+int64_t em_read_request(const uint8_t *data, size_t size, const head_limits *limits, head *out) {
     const uint8_t *end = head_end(data, size > limits->head_bytes ? limits->head_bytes : size);
-    if (end == NULL) return size >= limits->head_bytes || (size && !token[data[0]]) ? HEAD_ODD : HEAD_PART;
+    if (end == NULL) return size >= limits->head_bytes || (size && !TOKEN[data[0]]) ? HEAD_ODD : HEAD_PART;
     forget(out);
     const uint8_t *p = data;
     out->method = p;
-    while (token[*p]) p++;
+    while (TOKEN[*p]) p++;
     out->method_size = (uint32_t)(p - data);
     if (out->method_size == 0 || out->method_size > 16 || *p++ != ' ') return HEAD_ODD;
     if (out->method_size == 7 && memcmp(data, "CONNECT", 7) == 0) return HEAD_ODD;
@@ -166,8 +175,7 @@ int64_t read_request(const uint8_t *data, size_t size, const head_limits *limits
         while (of_query(*p)) p++;
     }
     out->target_size = (uint32_t)(p - out->target);
-    if (memcmp(p, " HTTP/1.1\r\n", 11) != 0) return HEAD_ODD;
-    out->minor = 1;
+    if (end + 4 - p < 11 || memcmp(p, " HTTP/1.1\r\n", 11) != 0) return HEAD_ODD;
     uint32_t most = limits->header_count < MOST_FIELDS ? limits->header_count : MOST_FIELDS;
     if (!read_fields(p + 11, end + 2, true, most, out) || out->host == NULL) return HEAD_ODD;
     const uint8_t *colon = memchr(out->host, ':', out->host_size);
@@ -180,11 +188,11 @@ int64_t read_request(const uint8_t *data, size_t size, const head_limits *limits
     return end + 4 - data;
 }
 
-int64_t read_response(const uint8_t *data, size_t size, const head_limits *limits, head *out) {
+int64_t em_read_response(const uint8_t *data, size_t size, const head_limits *limits, head *out) {
     const uint8_t *end = head_end(data, size > limits->head_bytes ? limits->head_bytes : size);
     if (end == NULL) {
         if (size >= limits->head_bytes || memcmp(data, "HTTP/", size < 5 ? size : 5) != 0) return HEAD_ODD;
-        /* Some servers end lines with LF alone: a head like that would never be whole here. */
+        /* Some servers end lines with a bare LF: such a head would never be complete here. */
         for (const uint8_t *p = data; (p = memchr(p, '\n', size - (size_t)(p - data))) != NULL; p++)
             if (p[-1] != '\r') return HEAD_ODD;
         return HEAD_PART;
@@ -192,7 +200,6 @@ int64_t read_response(const uint8_t *data, size_t size, const head_limits *limit
     if (end - data < 13) return HEAD_ODD;
     forget(out);
     if (memcmp(data, "HTTP/1.1 ", 9) != 0) return HEAD_ODD;
-    out->minor = 1;
     for (int i = 9; i < 12; i++) {
         if (data[i] < '0' || data[i] > '9') return HEAD_ODD;
         out->status = out->status * 10 + (data[i] - '0');
@@ -200,15 +207,15 @@ int64_t read_response(const uint8_t *data, size_t size, const head_limits *limit
     if (out->status < 200 || data[12] != ' ') return HEAD_ODD;
     const uint8_t *p = data + 13;
     out->reason = p;
-    while (of_value(*p)) p++;
+    while (em_of_value(*p)) p++;
     out->reason_size = (uint32_t)(p - out->reason);
     if (p[0] != '\r' || p[1] != '\n') return HEAD_ODD;
     if (!read_fields(p + 2, end + 2, false, MOST_FIELDS, out)) return HEAD_ODD;
     return end + 4 - data;
 }
 
-/* Who calls, behind those who called before: exchange.py. */
-bool write_forwarded_for(buffer *out, const head *h, const uint8_t *shown, size_t shown_size) {
+/* Append the caller to the addresses of the callers before it, as protocols/http/call.py does. */
+bool em_write_forwarded_for(buffer *out, const head *h, const uint8_t *shown, size_t shown_size) {
     bool ok = true, any = false, told = false;
     for (uint32_t i = 0; ok && i < h->fields; i++) {
         const field *f = &h->field[i];
@@ -216,7 +223,7 @@ bool write_forwarded_for(buffer *out, const head *h, const uint8_t *shown, size_
         if (any) ok = add_word(out, ", ");
         ok = ok && buffer_add(out, f->value, f->value_size);
         any = any || f->value_size > 0;
-        const uint8_t *last = f->value + f->value_size;   /* the last element of the list: who sent it on before us */
+        const uint8_t *last = f->value + f->value_size;   /* the last element of the list: the previous hop */
         while (last > f->value && last[-1] != ',') last--;
         while (last < f->value + f->value_size && (*last == ' ' || *last == '\t')) last++;
         told = (size_t)(f->value + f->value_size - last) == shown_size && memcmp(last, shown, shown_size) == 0;
@@ -226,7 +233,7 @@ bool write_forwarded_for(buffer *out, const head *h, const uint8_t *shown, size_
     return ok && buffer_add(out, shown, shown_size);
 }
 
-size_t decimal(char *to, uint64_t number) {
+size_t em_decimal(char *to, uint64_t number) {
     char digits[DECIMAL];
     size_t count = 0;
     do digits[count++] = (char)('0' + number % 10);
@@ -237,20 +244,42 @@ size_t decimal(char *to, uint64_t number) {
 
 static bool add_length(buffer *out, int64_t length) {
     char text[DECIMAL];
-    return add_word(out, "content-length: ") && buffer_add(out, text, decimal(text, (uint64_t)length)) && add_word(out, "\r\n");
+    return add_word(out, "content-length: ") && buffer_add(out, text, em_decimal(text, (uint64_t)length)) &&
+           add_word(out, "\r\n");
 }
 
-/* As h1.py write_request. */
-bool write_request(buffer *out, const head *h, const uint8_t *shown, size_t shown_size) {
-    bool ok = buffer_room(out, 4096);
-    ok = ok && buffer_add(out, h->method, h->method_size) && add_word(out, " ") && buffer_add(out, h->target, h->target_size);
+/* Changes like message.py set_field, add_field and remove_field. */
+void em_change(head *h, const change *g) {
+    h->change = g;
+    for (uint32_t i = 0; g != NULL && i < h->fields; i++) {
+        field *f = &h->field[i];
+        for (uint32_t j = 0; f->kind == PLAIN && j < g->dropped; j++)
+            if (em_same_name(f, g->drop[j].line, g->drop[j].name_size)) f->kind = ENDS_HERE;
+    }
+}
+
+static bool add_fields(buffer *out, const change *g) {
+    bool ok = true;
+    for (uint32_t i = 0; ok && g != NULL && i < g->added; i++)
+        ok = buffer_add(out, g->add[i].line, g->add[i].line_size + 2u);
+    return ok;
+}
+
+/* Writes like codec/http1.py write_request. */
+bool em_write_request(buffer *out, const head *h, const uint8_t *shown, size_t shown_size) {
+    bool ok = em_buffer_room(out, 4096);
+    ok = ok && buffer_add(out, h->method, h->method_size) && add_word(out, " ") &&
+         buffer_add(out, h->target, h->target_size);
     ok = ok && add_word(out, " HTTP/1.1\r\nhost: ") && buffer_add(out, h->host, h->host_size) && add_word(out, "\r\n");
     for (uint32_t i = 0; ok && i < h->fields; i++) {
         const field *f = &h->field[i];
-        if (f->kind == PLAIN || f->kind == FORWARDED_PROTO || f->kind == TRACE) ok = buffer_add(out, f->line, f->line_size + 2u);
+        if (f->kind == PLAIN || f->kind == FORWARDED_PROTO || f->kind == TRACE)
+            ok = buffer_add(out, f->line, f->line_size + 2u);
     }
     if (!h->has_proto) ok = ok && add_word(out, "x-forwarded-proto: http\r\n");
-    ok = ok && add_word(out, "x-forwarded-for: ") && write_forwarded_for(out, h, shown, shown_size) && add_word(out, "\r\n");
+    ok = ok && add_fields(out, h->change);
+    ok = ok && add_word(out, "x-forwarded-for: ") && em_write_forwarded_for(out, h, shown, shown_size) &&
+         add_word(out, "\r\n");
     if (h->chunked) {
         ok = ok && add_word(out, "transfer-encoding: chunked\r\n");
     } else if (h->length >= 0) {
@@ -260,16 +289,18 @@ bool write_request(buffer *out, const head *h, const uint8_t *shown, size_t show
     return ok && add_word(out, "\r\n");
 }
 
-/* As h1.py write_response. `length` -1: nothing is said of it. */
-bool write_response(buffer *out, const head *h, int64_t length, bool chunked, bool close) {
+/* Writes like codec/http1.py write_response. `length` -1: no Content-Length. */
+bool em_write_response(buffer *out, const head *h, int64_t length, bool chunked, bool close) {
     char text[DECIMAL];
-    bool ok = buffer_room(out, 4096) && add_word(out, "HTTP/1.1 ") && buffer_add(out, text, decimal(text, (uint64_t)h->status)) && add_word(out, " ");
+    bool ok = em_buffer_room(out, 4096) && add_word(out, "HTTP/1.1 ") &&
+              buffer_add(out, text, em_decimal(text, (uint64_t)h->status)) && add_word(out, " ");
     ok = ok && buffer_add(out, h->reason, h->reason_size);
     ok = ok && add_word(out, "\r\n");
     for (uint32_t i = 0; ok && i < h->fields; i++) {
         const field *f = &h->field[i];
         if (f->kind == PLAIN) ok = buffer_add(out, f->line, f->line_size + 2u);
     }
+    ok = ok && add_fields(out, h->change);
     if (chunked) {
         ok = ok && add_word(out, "transfer-encoding: chunked\r\n");
     } else if (length >= 0) {
@@ -279,11 +310,22 @@ bool write_response(buffer *out, const head *h, int64_t length, bool chunked, bo
     return ok && add_word(out, "\r\n");
 }
 
-/* message.py travels_in_trailer */
-bool trailer_travels(const uint8_t *name, size_t size) {
-    static const char *const never[] = {"connection", "keep-alive", "proxy-connection", "te", "transfer-encoding", "upgrade", "content-length",
-                                        "host", "authorization", "x-forwarded-for", "x-forwarded-proto", "expect", "trailer"};
+/* Decides like message.py travels_in_trailer. */
+bool em_trailer_travels(const uint8_t *name, size_t size) {
+    static const char *const never[] = {"connection",
+                                        "keep-alive",
+                                        "proxy-connection",
+                                        "te",
+                                        "transfer-encoding",
+                                        "upgrade",
+                                        "content-length",
+                                        "host",
+                                        "authorization",
+                                        "x-forwarded-for",
+                                        "x-forwarded-proto",
+                                        "expect",
+                                        "trailer"};
     for (size_t i = 0; i < sizeof never / sizeof *never; i++)
-        if (same_word(name, size, never[i])) return false;
-    return size < 11 || !same_word(name, 11, "x-edgemesh-");
+        if (em_same_word(name, size, never[i])) return false;
+    return size < 11 || !em_same_word(name, 11, "x-edgemesh-");
 }

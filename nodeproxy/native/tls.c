@@ -1,6 +1,6 @@
-/* TLS: see tls.h. Who the peer is, and whether its dates hold, is Python's to say (nodeproxy/proof.py): here the chain is verified, as far as
- * keys go, and bytes are passed. Errors are told in OpenSSL's words, for nodeproxy/tls_native.py to put in ours.
- */
+/* TLS: see tls.h. Python decides which identity the peer has, and whether its dates are valid
+ * (nodeproxy/tls/spiffe.py). This file verifies the keys of the chain, and passes bytes. Errors are reported in
+ * OpenSSL's words; nodeproxy/fastpath/tls.py translates them. */
 #include "tls.h"
 
 #include <errno.h>
@@ -14,19 +14,21 @@
 #include <sys/socket.h>
 
 #define MOST_CHAIN 32768        /* bytes of the peer's certificates */
-#define KEY_UPDATES 64          /* in a row that a peer may ask for, without a byte of ours to carry */
+#define KEY_UPDATES 64          /* in a row that a peer may request, without a byte of ours in between */
 
 struct secured {
     SSL *ssl;
     int fd;
-    uint8_t *held;              /* read from fd before, for OpenSSL */
+    uint8_t *held;              /* bytes that were read from fd before, for OpenSSL */
     size_t held_at, held_size;
     int updates;
-    bool broken, said_bye, half;   /* half: a write is to be repeated */
+    bool broken;                /* nothing more comes or goes */
+    bool said_bye;              /* close_notify was sent */
+    bool half;                  /* a write has to be repeated */
     char why[160];
 };
 
-/* ---- a BIO over a socket: what was held comes first, and nothing raises SIGPIPE ---- */
+/* ---- a BIO over a socket: held bytes come first, and nothing raises SIGPIPE ---- */
 
 static int bio_read(BIO *bio, char *to, int size) {
     secured *s = BIO_get_data(bio);
@@ -62,17 +64,9 @@ static long bio_ctrl(BIO *bio, int what, long number, void *more) {
     return 0;
 }
 
-static BIO_METHOD *method(void) {
-    static BIO_METHOD *made;
-    if (made == NULL) {
-        made = BIO_meth_new(BIO_get_new_index() | BIO_TYPE_SOURCE_SINK, "edgemesh socket");
-        if (made != NULL && !(BIO_meth_set_read(made, bio_read) && BIO_meth_set_write(made, bio_write) && BIO_meth_set_ctrl(made, bio_ctrl))) {
-            BIO_meth_free(made);
-            made = NULL;
-        }
-    }
-    return made;
-}
+/* Made once, when the module is loaded; only read afterwards. */
+static BIO_METHOD *method;
+static int protocols_index = -1;   /* index of the protocols in a context's data */
 
 /* ---- contexts ---- */
 
@@ -85,7 +79,7 @@ static void put_why(char *why, size_t size, const char *otherwise) {
 
 static int no_passphrase(char *to, int size, int writing, void *more) {
     (void)to, (void)size, (void)writing, (void)more;
-    return 0;   /* nobody is asked at a terminal */
+    return 0;   /* never ask at a terminal */
 }
 
 static bool load_key(SSL_CTX *c, text chain, text key) {
@@ -95,7 +89,7 @@ static bool load_key(SSL_CTX *c, text chain, text key) {
     X509_free(own);
     while (ok) {
         X509 *next = PEM_read_bio_X509(bio, NULL, no_passphrase, NULL);
-        if (next == NULL) {   /* the end of the text */
+        if (next == NULL) {   /* end of the text */
             unsigned long error = ERR_peek_last_error();
             ok = ERR_GET_LIB(error) == ERR_LIB_PEM && ERR_GET_REASON(error) == PEM_R_NO_START_LINE;
             if (ok) ERR_clear_error();
@@ -136,11 +130,14 @@ static bool load_roots(SSL_CTX *c, text roots) {
 
 typedef struct { size_t size; uint8_t wire[64]; } protocols;
 
-static int choose_protocol(SSL *ssl, const uint8_t **out, uint8_t *out_size, const uint8_t *offered, unsigned offered_size, void *ours) {
+static int choose_protocol(SSL *ssl, const uint8_t **out, uint8_t *out_size, const uint8_t *offered,
+                           unsigned offered_size, void *ours) {
     (void)ssl;
     const protocols *p = ours;
-    /* Ours decides the order: what both speak, and we like best. */
-    if (SSL_select_next_proto((uint8_t **)out, out_size, p->wire, (unsigned)p->size, offered, offered_size) == OPENSSL_NPN_NEGOTIATED) return SSL_TLSEXT_ERR_OK;
+    /* Our order decides: the first of our protocols that both ends speak. */
+    if (SSL_select_next_proto((uint8_t **)out, out_size, p->wire, (unsigned)p->size, offered, offered_size) ==
+        OPENSSL_NPN_NEGOTIATED)
+        return SSL_TLSEXT_ERR_OK;
     return SSL_TLSEXT_ERR_ALERT_FATAL;
 }
 
@@ -149,13 +146,18 @@ static void free_protocols(void *parent, void *data, CRYPTO_EX_DATA *all, int in
     free(data);
 }
 
+bool em_tls_begin(void) {
+    method = BIO_meth_new(BIO_get_new_index() | BIO_TYPE_SOURCE_SINK, "edgemesh socket");
+    protocols_index = SSL_CTX_get_ex_new_index(0, NULL, NULL, NULL, free_protocols);
+    return method != NULL && protocols_index >= 0 && BIO_meth_set_read(method, bio_read) &&
+           BIO_meth_set_write(method, bio_write) && BIO_meth_set_ctrl(method, bio_ctrl);
+}
+
 static bool set_protocols(SSL_CTX *c, bool server, const uint8_t *alpn, size_t size) {
-    static int index = -1;
     if (size == 0) return true;
     if (!server) return SSL_CTX_set_alpn_protos(c, alpn, (unsigned)size) == 0;
-    if (index < 0) index = SSL_CTX_get_ex_new_index(0, NULL, NULL, NULL, free_protocols);
     protocols *p = malloc(sizeof *p);
-    if (p == NULL || index < 0 || size > sizeof p->wire || SSL_CTX_set_ex_data(c, index, p) != 1) {
+    if (p == NULL || size > sizeof p->wire || SSL_CTX_set_ex_data(c, protocols_index, p) != 1) {
         free(p);
         return false;
     }
@@ -165,23 +167,28 @@ static bool set_protocols(SSL_CTX *c, bool server, const uint8_t *alpn, size_t s
     return true;
 }
 
-SSL_CTX *tls_context(bool server, text chain, text key, text roots, const uint8_t *alpn, size_t alpn_size, bool proves, char *why, size_t why_size) {
+SSL_CTX *em_tls_context(bool server, text chain, text key, text roots, const uint8_t *alpn, size_t alpn_size,
+                        bool proves, char *why, size_t why_size) {
     ERR_clear_error();
     SSL_CTX *c = SSL_CTX_new(server ? TLS_server_method() : TLS_client_method());
-    bool ok = c != NULL && SSL_CTX_set_min_proto_version(c, TLS1_3_VERSION) == 1 && SSL_CTX_set_max_proto_version(c, TLS1_3_VERSION) == 1;
+    bool ok = c != NULL && SSL_CTX_set_min_proto_version(c, TLS1_3_VERSION) == 1 &&
+              SSL_CTX_set_max_proto_version(c, TLS1_3_VERSION) == 1;
     if (ok) {
-        /* No session is ever resumed: that would skip the look at a certificate that has expired or was revoked meanwhile. */
+        /* Never resume a session: that would skip the check of a certificate that has expired or was revoked meanwhile.
+         */
         SSL_CTX_set_options(c, SSL_OP_NO_TICKET | SSL_OP_NO_COMPRESSION | SSL_OP_NO_RENEGOTIATION);
         SSL_CTX_set_session_cache_mode(c, SSL_SESS_CACHE_OFF);
         SSL_CTX_set_num_tickets(c, 0);
-        SSL_CTX_set_mode(c, SSL_MODE_ENABLE_PARTIAL_WRITE | SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER | SSL_MODE_RELEASE_BUFFERS);
+        SSL_CTX_set_mode(c, SSL_MODE_ENABLE_PARTIAL_WRITE | SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER |
+                                SSL_MODE_RELEASE_BUFFERS);
         SSL_CTX_set_read_ahead(c, 1);
         SSL_CTX_set_max_cert_list(c, MOST_CHAIN);
-        /* Exactly these: see nodeproxy/tls.py. */
+        /* Exactly these flags: see nodeproxy/tls/contexts.py. */
         X509_VERIFY_PARAM *param = SSL_CTX_get0_param(c);
         X509_VERIFY_PARAM_clear_flags(param, X509_VERIFY_PARAM_get_flags(param));
         X509_VERIFY_PARAM_set_flags(param, X509_V_FLAG_TRUSTED_FIRST | X509_V_FLAG_NO_CHECK_TIME);
-        int mode = roots.size == 0 ? SSL_VERIFY_NONE : SSL_VERIFY_PEER | (server && proves ? SSL_VERIFY_FAIL_IF_NO_PEER_CERT : 0);
+        int mode = roots.size == 0 ? SSL_VERIFY_NONE
+                                   : SSL_VERIFY_PEER | (server && proves ? SSL_VERIFY_FAIL_IF_NO_PEER_CERT : 0);
         SSL_CTX_set_verify(c, mode, NULL);
         ok = set_protocols(c, server, alpn, alpn_size);
     }
@@ -201,16 +208,16 @@ SSL_CTX *tls_context(bool server, text chain, text key, text roots, const uint8_
 
 /* ---- one connection ---- */
 
-/* A peer that asks for new keys again and again has us work for nothing. */
+/* A peer that requests new keys again and again causes wasted work. */
 static void saw_message(int sent, int version, int kind, const void *data, size_t size, SSL *ssl, void *owner) {
     (void)version, (void)ssl;
     secured *s = owner;
     if (!sent && kind == SSL3_RT_HANDSHAKE && size && *(const uint8_t *)data == SSL3_MT_KEY_UPDATE) s->updates++;
 }
 
-secured *secured_new(SSL_CTX *made_of, bool server, int fd, const uint8_t *held, size_t held_size) {
+secured *em_secured_new(SSL_CTX *made_of, bool server, int fd, const uint8_t *held, size_t held_size) {
     secured *s = calloc(1, sizeof *s);
-    BIO *bio = method() == NULL ? NULL : BIO_new(method());
+    BIO *bio = BIO_new(method);
     if (s != NULL) {
         s->fd = fd;
         s->ssl = SSL_new(made_of);
@@ -218,7 +225,7 @@ secured *secured_new(SSL_CTX *made_of, bool server, int fd, const uint8_t *held,
     }
     if (s == NULL || bio == NULL || s->ssl == NULL || (held_size && s->held == NULL)) {
         BIO_free(bio);
-        if (s != NULL) secured_free(s);
+        if (s != NULL) em_secured_free(s);
         return NULL;
     }
     if (held_size) memcpy(s->held, held, held_size);
@@ -233,27 +240,30 @@ secured *secured_new(SSL_CTX *made_of, bool server, int fd, const uint8_t *held,
     return s;
 }
 
-void secured_free(secured *s) {
+void em_secured_free(secured *s) {
     SSL_free(s->ssl);
     free(s->held);
     free(s);
 }
 
-SSL *secured_ssl(const secured *s) { return s->ssl; }
-const char *secured_why(const secured *s) { return s->why; }
-bool secured_pending(const secured *s) { return SSL_has_pending(s->ssl) == 1; }
+SSL *em_secured_ssl(const secured *s) { return s->ssl; }
+const char *em_secured_why(const secured *s) { return s->why; }
+/* No event reports either kind of bytes. */
+bool em_secured_pending(const secured *s) { return s->held != NULL || SSL_has_pending(s->ssl) == 1; }
 
-/* What went wrong. The oldest error is the cause. */
+/* Note what went wrong. The oldest error is the cause. */
 static void note(secured *s, int got, int problem) {
     int error = errno;
     s->broken = true;
     unsigned long told = ERR_peek_error();
-    if (problem == SSL_ERROR_SYSCALL && !told) snprintf(s->why, sizeof s->why, "%s", got == 0 || error == 0 ? "unexpected eof while reading" : strerror(error));
+    if (problem == SSL_ERROR_SYSCALL && !told)
+        snprintf(s->why, sizeof s->why, "%s",
+                 got == 0 || error == 0 ? "unexpected eof while reading" : strerror(error));
     else put_why(s->why, sizeof s->why, "the connection broke");
     ERR_clear_error();
 }
 
-int secured_handshake(secured *s) {
+int em_secured_handshake(secured *s) {
     ERR_clear_error();
     errno = 0;
     int got = SSL_do_handshake(s->ssl);
@@ -268,7 +278,7 @@ int secured_handshake(secured *s) {
     return SECURED_UNTRUSTED;
 }
 
-ssize_t secured_read(secured *s, uint8_t *to, size_t size) {
+ssize_t em_secured_read(secured *s, uint8_t *to, size_t size) {
     if (s->broken) return SECURED_BROKEN;
     ERR_clear_error();
     errno = 0;
@@ -290,7 +300,7 @@ ssize_t secured_read(secured *s, uint8_t *to, size_t size) {
     return SECURED_BROKEN;
 }
 
-ssize_t secured_write(secured *s, const uint8_t *data, size_t size) {
+ssize_t em_secured_write(secured *s, const uint8_t *data, size_t size) {
     if (s->broken) return SECURED_BROKEN;
     ERR_clear_error();
     errno = 0;
@@ -305,7 +315,7 @@ ssize_t secured_write(secured *s, const uint8_t *data, size_t size) {
     return SECURED_BROKEN;
 }
 
-void secured_bye(secured *s) {
+void em_secured_bye(secured *s) {
     if (s->broken || s->half || s->said_bye || !SSL_is_init_finished(s->ssl)) return;
     s->said_bye = true;
     ERR_clear_error();

@@ -1,4 +1,5 @@
-/* nodeproxy.native._lane.TlsContext and Secured: handshakes, and what the peer's certificates say. nodeproxy/tls_native.py judges. */
+/* nodeproxy.native._lane.TlsContext and Secured: handshakes, and the contents of the peer's certificates.
+ * nodeproxy/fastpath/tls.py judges them. */
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 #include <openssl/x509v3.h>
@@ -6,6 +7,8 @@
 #include <time.h>
 
 #include "tls_type.h"
+
+#include "records.h"
 
 typedef struct { PyObject_HEAD SSL_CTX *made; bool server; } ContextObject;
 typedef struct { PyObject_HEAD secured *s; } SecuredObject;
@@ -17,13 +20,15 @@ static PyObject *context_new(PyTypeObject *type, PyObject *args, PyObject *kwarg
     text chain, key, roots;
     const char *alpn;
     Py_ssize_t chain_size, key_size, roots_size, alpn_size;
-    if (!PyArg_ParseTuple(args, "py#y#y#y#p", &server, &chain.at, &chain_size, &key.at, &key_size, &roots.at, &roots_size, &alpn, &alpn_size, &proves))
+    if (!PyArg_ParseTuple(args, "py#y#y#y#p", &server, &chain.at, &chain_size, &key.at, &key_size, &roots.at,
+                          &roots_size, &alpn, &alpn_size, &proves))
         return NULL;
     chain.size = (size_t)chain_size;
     key.size = (size_t)key_size;
     roots.size = (size_t)roots_size;
     char why[160];
-    SSL_CTX *made = tls_context(server, chain, key, roots, (const uint8_t *)alpn, (size_t)alpn_size, proves, why, sizeof why);
+    SSL_CTX *made = em_tls_context(server, chain, key, roots, (const uint8_t *)alpn, (size_t)alpn_size, proves, why,
+                                   sizeof why);
     if (made == NULL) return PyErr_Format(PyExc_ValueError, "%s", why);
     ContextObject *self = (ContextObject *)type->tp_alloc(type, 0);
     if (self == NULL) {
@@ -47,7 +52,7 @@ static PyObject *context_secure(ContextObject *self, PyObject *args) {
     if (!PyArg_ParseTuple(args, "iy#", &fd, &held, &size)) return NULL;
     SecuredObject *made = PyObject_New(SecuredObject, &SecuredType);
     if (made == NULL) return NULL;
-    made->s = secured_new(self->made, self->server, fd, (const uint8_t *)held, (size_t)size);
+    made->s = em_secured_new(self->made, self->server, fd, (const uint8_t *)held, (size_t)size);
     if (made->s == NULL) {
         Py_DECREF(made);
         return PyErr_NoMemory();
@@ -56,7 +61,8 @@ static PyObject *context_secure(ContextObject *self, PyObject *args) {
 }
 
 static PyMethodDef context_methods[] = {
-    {"secure", (PyCFunction)context_secure, METH_VARARGS, "secure(fd, held) -> Secured; `held` was read from fd before"},
+    {"secure", (PyCFunction)context_secure, METH_VARARGS,
+     "secure(fd, held) -> Secured; `held` was read from fd before"},
     {0},
 };
 
@@ -73,7 +79,7 @@ static PyTypeObject ContextType = {
 /* ---- one connection ---- */
 
 static void secured_dealloc(SecuredObject *self) {
-    if (self->s != NULL) secured_free(self->s);
+    if (self->s != NULL) em_secured_free(self->s);
     Py_TYPE(self)->tp_free((PyObject *)self);
 }
 
@@ -82,7 +88,7 @@ static secured *here(SecuredObject *self) {
     return self->s;
 }
 
-secured *secured_of(PyObject *o) {
+secured *em_secured_of(PyObject *o) {
     if (Py_TYPE(o) != &SecuredType) {
         PyErr_SetString(PyExc_TypeError, "a Secured");
         return NULL;
@@ -95,7 +101,7 @@ secured *secured_of(PyObject *o) {
 static PyObject *do_handshake(SecuredObject *self, PyObject *unused) {
     (void)unused;
     secured *s = here(self);
-    return s == NULL ? NULL : PyLong_FromLong(secured_handshake(s));
+    return s == NULL ? NULL : PyLong_FromLong(em_secured_handshake(s));
 }
 
 static PyObject *do_read(SecuredObject *self, PyObject *args) {
@@ -105,14 +111,14 @@ static PyObject *do_read(SecuredObject *self, PyObject *args) {
     if (size < 1 || size > 1 << 20) return PyErr_Format(PyExc_ValueError, "%d bytes", size);
     PyObject *data = PyBytes_FromStringAndSize(NULL, size);
     if (data == NULL) return NULL;
-    ssize_t got = secured_read(s, (uint8_t *)PyBytes_AS_STRING(data), (size_t)size);
+    ssize_t got = em_secured_read(s, (uint8_t *)PyBytes_AS_STRING(data), (size_t)size);
     if (got >= 0) {
         _PyBytes_Resize(&data, got);
         return data;
     }
     Py_DECREF(data);
     if (got == SECURED_AGAIN) Py_RETURN_NONE;
-    return PyErr_Format(PyExc_ConnectionError, "%s", secured_why(s));
+    return PyErr_Format(PyExc_ConnectionError, "%s", em_secured_why(s));
 }
 
 static PyObject *do_write(SecuredObject *self, PyObject *args) {
@@ -120,22 +126,22 @@ static PyObject *do_write(SecuredObject *self, PyObject *args) {
     Py_ssize_t size;
     secured *s = here(self);
     if (s == NULL || !PyArg_ParseTuple(args, "y#", &data, &size)) return NULL;
-    ssize_t sent = secured_write(s, (const uint8_t *)data, (size_t)size);
-    if (sent == SECURED_BROKEN) return PyErr_Format(PyExc_ConnectionError, "%s", secured_why(s));
+    ssize_t sent = em_secured_write(s, (const uint8_t *)data, (size_t)size);
+    if (sent == SECURED_BROKEN) return PyErr_Format(PyExc_ConnectionError, "%s", em_secured_why(s));
     return PyLong_FromSsize_t(sent == SECURED_AGAIN ? 0 : sent);
 }
 
 static PyObject *do_new_keys(SecuredObject *self, PyObject *unused) {
     (void)unused;
     secured *s = here(self);
-    return s == NULL ? NULL : PyBool_FromLong(SSL_key_update(secured_ssl(s), SSL_KEY_UPDATE_REQUESTED) == 1);
+    return s == NULL ? NULL : PyBool_FromLong(SSL_key_update(em_secured_ssl(s), SSL_KEY_UPDATE_REQUESTED) == 1);
 }
 
 static PyObject *do_bye(SecuredObject *self, PyObject *unused) {
     (void)unused;
     secured *s = here(self);
     if (s == NULL) return NULL;
-    secured_bye(s);
+    em_secured_bye(s);
     Py_RETURN_NONE;
 }
 
@@ -191,27 +197,22 @@ static PyObject *serial_of(X509 *one) {
     return serial;
 }
 
-/* (URIs, OUs, CNs, not before, not after, serial) */
 static PyObject *facts_of(X509 *one) {
     double from, until;
     if (!seconds_of(X509_get0_notBefore(one), &from) || !seconds_of(X509_get0_notAfter(one), &until)) return NULL;
-    PyObject *uris = uris_of(one), *units = NULL, *names = NULL, *serial = NULL;
-    if (uris != NULL) units = subject_of(one, NID_organizationalUnitName);
-    if (units != NULL) names = subject_of(one, NID_commonName);
-    if (names != NULL) serial = serial_of(one);
-    if (serial != NULL) return Py_BuildValue("(NNNddN)", uris, units, names, from, until, serial);
-    Py_XDECREF(uris);
-    Py_XDECREF(units);
-    Py_XDECREF(names);
-    return NULL;
+    PyObject *uris = uris_of(one), *units = uris == NULL ? NULL : subject_of(one, NID_organizationalUnitName);
+    PyObject *names = units == NULL ? NULL : subject_of(one, NID_commonName),
+             *serial = names == NULL ? NULL : serial_of(one);
+    return RECORD_OF(em_FactsType, uris, units, names, PyFloat_FromDouble(from), PyFloat_FromDouble(until), serial);
 }
 
 static PyObject *do_chain(SecuredObject *self, PyObject *unused) {
     (void)unused;
     secured *s = here(self);
     if (s == NULL) return NULL;
-    STACK_OF(X509) *chain = SSL_get0_verified_chain(secured_ssl(s));
-    bool shown = SSL_get0_peer_certificate(secured_ssl(s)) != NULL && SSL_get_verify_result(secured_ssl(s)) == X509_V_OK;
+    STACK_OF(X509) *chain = SSL_get0_verified_chain(em_secured_ssl(s));
+    bool shown = SSL_get0_peer_certificate(em_secured_ssl(s)) != NULL &&
+                 SSL_get_verify_result(em_secured_ssl(s)) == X509_V_OK;
     PyObject *list = PyList_New(0);
     for (int i = 0; list != NULL && shown && chain != NULL && i < sk_X509_num(chain); i++) {
         PyObject *one = facts_of(sk_X509_value(chain, i));
@@ -227,28 +228,28 @@ static PyObject *get_alpn(SecuredObject *self, void *closure) {
     unsigned size;
     secured *s = here(self);
     if (s == NULL) return NULL;
-    SSL_get0_alpn_selected(secured_ssl(s), &name, &size);
+    SSL_get0_alpn_selected(em_secured_ssl(s), &name, &size);
     return PyUnicode_DecodeLatin1(size ? (const char *)name : "", size, NULL);
 }
 static PyObject *get_version(SecuredObject *self, void *closure) {
     (void)closure;
     secured *s = here(self);
-    return s == NULL ? NULL : PyUnicode_FromString(SSL_get_version(secured_ssl(s)));
+    return s == NULL ? NULL : PyUnicode_FromString(SSL_get_version(em_secured_ssl(s)));
 }
 static PyObject *get_cipher(SecuredObject *self, void *closure) {
     (void)closure;
     secured *s = here(self);
-    return s == NULL ? NULL : PyUnicode_FromString(SSL_get_cipher_name(secured_ssl(s)));
+    return s == NULL ? NULL : PyUnicode_FromString(SSL_get_cipher_name(em_secured_ssl(s)));
 }
 static PyObject *get_why(SecuredObject *self, void *closure) {
     (void)closure;
     secured *s = here(self);
-    return s == NULL ? NULL : PyUnicode_DecodeUTF8(secured_why(s), (Py_ssize_t)strlen(secured_why(s)), "replace");
+    return s == NULL ? NULL : PyUnicode_DecodeUTF8(em_secured_why(s), (Py_ssize_t)strlen(em_secured_why(s)), "replace");
 }
 
 static PyMethodDef secured_methods[] = {
-    {"handshake", (PyCFunction)do_handshake, METH_NOARGS, "handshake() -> int: 0 done, 1 to be read, 2 to be written, 3 failed, 4 not believed"},
-    {"chain", (PyCFunction)do_chain, METH_NOARGS, "chain() -> list: of each verified certificate (URIs, OUs, CNs, from, until, serial)"},
+    {"handshake", (PyCFunction)do_handshake, METH_NOARGS, "handshake() -> int: SECURED_..."},
+    {"chain", (PyCFunction)do_chain, METH_NOARGS, "chain() -> list: Facts of each verified certificate"},
     {"read", (PyCFunction)do_read, METH_VARARGS, "read(size) -> bytes, empty at the end; None: nothing now"},
     {"write", (PyCFunction)do_write, METH_VARARGS, "write(data) -> int: 0: nothing now"},
     {"new_keys", (PyCFunction)do_new_keys, METH_NOARGS, "new_keys() -> bool: with the next bytes"},
@@ -273,4 +274,10 @@ static PyTypeObject SecuredType = {
     .tp_getset = secured_getset,
 };
 
-int add_tls_types(PyObject *module) { return PyModule_AddType(module, &ContextType) < 0 ? -1 : PyModule_AddType(module, &SecuredType); }
+int em_add_tls_types(PyObject *module) {
+    if (!em_tls_begin()) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    return PyModule_AddType(module, &ContextType) < 0 ? -1 : PyModule_AddType(module, &SecuredType);
+}

@@ -1,10 +1,10 @@
-/* TLS as Python objects: what connections are made of, and one connection until the lane takes it. */
+/* TLS as Python objects: contexts, and one connection until the fast path takes it. */
 #ifndef EDGEMESH_TLS_TYPE_H
 #define EDGEMESH_TLS_TYPE_H
 
 #include "tls.h"
 
-/* Hands it over, once. NULL with an exception. */
-secured *secured_of(PyObject *o);
-int add_tls_types(PyObject *module);
+/* Hand the connection over, once. NULL with an exception. */
+secured *em_secured_of(PyObject *o);
+int em_add_tls_types(PyObject *module);
 #endif

@@ -1,1 +1,5 @@
-"""What there is to say about traffic: report.py is the one record of a connection or request; sinks live in `agent`."""
+"""What the data plane reports about traffic. Sinks are in agent/telemetry.
+
+record.py  one record for each connection and each request, closed exactly once
+counts.py  requests that the fast path counted: sums for one pair of workloads
+"""

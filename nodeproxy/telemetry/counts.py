@@ -1,4 +1,4 @@
-"""Requests that were counted where they passed, and not recorded one by one: sums for one pair of workloads, seen from one side."""
+"""Requests that the fast path counted and did not record one by one: sums for one pair of workloads, from one side."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.
 
 
 class Pair(Struct, frozen=True):
-    """Whose requests these are, as a Record says it."""
+    """Caller and server of these requests, as in a Record."""
 
     direction: Literal["outbound", "inbound"]
     source: Workload | None
@@ -23,10 +23,10 @@ class Pair(Struct, frozen=True):
 
 
 class Counts(Struct):
-    """What has come since the last ones."""
+    """The sums since the previous Counts."""
 
     pair: Pair
-    answered: tuple[int, ...]  # by class of status; the first: none
+    answered: tuple[int, ...]  # by class of status; the first: no response
     buckets: tuple[int, ...]  # one more than BUCKETS
     seconds: float
     bytes_in: int

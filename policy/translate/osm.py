@@ -1,27 +1,26 @@
-"""OSM's MeshConfig and its lists (capabilities of config.openservicemesh.io/v1alpha2 that we act on)."""
+"""OSM's MeshConfig, and its labels and annotations that say what is in the mesh and what is not captured."""
 
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Mapping
 from typing import Any
 
+from policy import enrolment
 from policy.draft import Draft, Input
+from policy.enrolment import Enrolment, Marks
+from policy.faults import Fault
+from policy.kinds.osm import MeshConfig
 from policy.model import Exclusions, Mesh
 from policy.resources import Resource
-from policy.shapes import MeshConfig
 from policy.translate import mtls
-
-LABEL_MONITORED = "openservicemesh.io/monitored-by"
-LABEL_IGNORE = "openservicemesh.io/ignore"
-INJECTION = "openservicemesh.io/sidecar-injection"
-_YES, _NO = ("enabled", "yes", "true"), ("disabled", "no", "false")
 
 
 def translate(resources: Input, draft: Draft) -> None:
-    """One MeshConfig speaks for the mesh; others are told that they do not."""
-    _warn_of_injection(resources, draft)
-    configs = sorted(resources.all("MeshConfig"), key=_precedence)
+    """Write the settings of the mesh. One MeshConfig is in force; every other one gets a warning."""
+    _warn_of_words(resources, draft)
+    configs = sorted(resources.all("MeshConfig"), key=precedence)
     if not configs:
         return
     for other in configs[1:]:
@@ -29,35 +28,52 @@ def translate(resources: Input, draft: Draft) -> None:
     spec: MeshConfig = configs[0].spec
     traffic = spec.traffic
     draft.mesh = Mesh(
-        permissive=traffic.enable_permissive_traffic_policy_mode, egress=traffic.enable_egress, mtls=mtls.mode(configs[0]) or "strict"
+        permissive=traffic.enable_permissive_traffic_policy_mode,
+        egress=traffic.enable_egress,
+        mtls=mtls.mode(configs[0]) or "strict",
     )
     draft.exclusions = Exclusions(
         tuple(sorted(set(traffic.inbound_port_exclusion_list or ()))),
         tuple(sorted(set(traffic.outbound_port_exclusion_list or ()))),
         cidrs(traffic.outbound_ip_range_exclusion_list or ()),
         cidrs(traffic.outbound_ip_range_inclusion_list or ()),
+        tuple(sorted(set(traffic.network_interface_exclusion_list or ()))),
     )
 
 
-def _precedence(config: Resource[Any]) -> tuple[bool, str, str, str]:
-    """OSM's own comes first, so that one in a namespace of somebody else does not open the mesh; then the oldest."""
+FLAG = "enableEgressPolicy"
+
+
+def is_off(config: Resource[Any]) -> bool:
+    """Return whether a MeshConfig says that no Egress lets anything out."""
+    flags = config.spec.feature_flags
+    return isinstance(flags, Mapping) and flags.get(FLAG) is False
+
+
+def precedence(config: Resource[Any]) -> tuple[bool, str, str, str]:
+    """Return a sort key: OSM's own MeshConfig first, then the oldest.
+
+    So a MeshConfig in another namespace does not open the mesh.
+    """
     return config.name != "osm-mesh-config", config.metadata.creation_timestamp or "9", config.namespace, config.name
 
 
-def _warn_of_injection(resources: Input, draft: Draft) -> None:
+def _warn_of_words(resources: Input, draft: Draft) -> None:
     for kind in ("Namespace", "Pod", "Workload"):
         for resource in resources.all(kind):
-            value = resource.annotations.get(INJECTION)
-            if value is not None and value.lower() not in (*_YES, *_NO):
-                path = f"$.metadata.annotations.{INJECTION}"
+            for place, name, word in enrolment.strange(_marks(resource), kind == "Namespace"):
                 draft.report(
-                    resource, "warning", path, f"{INJECTION} is {value!r}, which says neither yes nor no", "write enabled or disabled"
+                    resource,
+                    "warning",
+                    f"$.metadata.{place}.{name}",
+                    f"{name} is {word!r}, which says neither yes nor no, and counts as yes",
+                    "write enabled or disabled",
                 )
 
 
-def check_mesh_config(resource: Resource[Any]) -> Iterable[tuple[str, str, str]]:
-    """(path, message, hint) of a mode that is none, and every address range that is none."""
-    yield from mtls.check(resource)
+def check_mesh_config(resource: Resource[Any], resources: Input) -> Iterable[Fault]:
+    """Yield a fault for a mode that does not exist, and for each text that is no address range."""
+    yield from mtls.check(resource, resources)
     traffic = resource.spec.traffic
     for name, values in (
         ("outboundIPRangeExclusionList", traffic.outbound_ip_range_exclusion_list),
@@ -68,37 +84,39 @@ def check_mesh_config(resource: Resource[Any]) -> Iterable[tuple[str, str, str]]
                 ipaddress.ip_network(value.strip(), strict=False)
             except ValueError:
                 yield f"$.spec.traffic.{name}[{number}]", f"{value!r} is not an address range", "write it as 10.0.0.0/8"
+    for number, value in enumerate(traffic.network_interface_exclusion_list or ()):
+        if not _INTERFACE.fullmatch(value):
+            path = f"$.spec.traffic.networkInterfaceExclusionList[{number}]"
+            yield path, f"{value!r} is no name of a network interface", "write one name in each item, as net1"
+
+
+# What Linux takes as a name of an interface (15 characters), without what a ruleset would read as more than a name
+_INTERFACE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@-]{0,14}")
 
 
 def cidrs(values: Iterable[str]) -> tuple[str, ...]:
     return tuple(sorted({str(ipaddress.ip_network(value.strip(), strict=False)) for value in values}))
 
 
-def enrolled_pod(pod: Resource[Any], namespace: Resource[Any] | None) -> bool:
-    """Pods are in the mesh when their namespace is monitored, unless they, or else their namespace, say no."""
-    if namespace is None or LABEL_MONITORED not in namespace.labels or _says(namespace.labels, LABEL_IGNORE):
-        return False
-    return _injection(pod, namespace)
+def pod_enrolment(pod: Resource[Any], namespace: Resource[Any] | None) -> Enrolment:
+    return enrolment.of_pod(pod.namespace, None if namespace is None else _marks(namespace), _marks(pod))
 
 
-def enrolled_workload(workload: Resource[Any], namespace: Resource[Any] | None) -> bool:
-    """A Workload is in the mesh by being listed, unless it or its namespace says no."""
-    if namespace is not None and _says(namespace.labels, LABEL_IGNORE):
-        return False
-    return _injection(workload, namespace)
+def workload_enrolment(workload: Resource[Any], namespace: Resource[Any] | None) -> Enrolment:
+    return enrolment.of_workload(workload.namespace, None if namespace is None else _marks(namespace), _marks(workload))
 
 
-def _injection(resource: Resource[Any], namespace: Resource[Any] | None) -> bool:
-    value = resource.annotations.get(INJECTION) or (namespace.annotations.get(INJECTION) if namespace else None)
-    return value is None or value.lower() not in _NO
+def enrols(namespace: Resource[Any]) -> bool:
+    """Return whether a Namespace has a label that puts its pods into the mesh."""
+    return enrolment.enrols(_marks(namespace))
 
 
-def _says(labels: Any, name: str) -> bool:
-    return str(labels.get(name, "false")).lower() in ("", *_YES)
+def _marks(resource: Resource[Any]) -> Marks:
+    return Marks(resource.labels, resource.annotations)
 
 
 def exclusions_of(draft: Draft, resource: Resource[Any]) -> Exclusions:
-    """The mesh's lists, and those of the workload's annotations."""
+    """Return what is not captured of a workload: the mesh's lists and those of its annotations."""
     mesh = draft.exclusions
     annotations = resource.annotations
     if not any(name.startswith("openservicemesh.io/") for name in annotations):
@@ -112,7 +130,11 @@ def exclusions_of(draft: Draft, resource: Resource[Any]) -> Exclusions:
             else:
                 path = f"$.metadata.annotations.openservicemesh.io/{name}"
                 draft.report(
-                    resource, "warning", path, f"{name}: {word!r} is no port", "ports are numbers from 1 to 65535, with commas between"
+                    resource,
+                    "warning",
+                    path,
+                    f"{name}: {word!r} is no port",
+                    "ports are numbers from 1 to 65535, with commas between",
                 )
         return found
 
@@ -124,7 +146,11 @@ def exclusions_of(draft: Draft, resource: Resource[Any]) -> Exclusions:
             except ValueError:
                 path = f"$.metadata.annotations.openservicemesh.io/{name}"
                 draft.report(
-                    resource, "warning", path, f"{name}: {word!r} is no address range", "write it as 10.0.0.0/8, with commas between"
+                    resource,
+                    "warning",
+                    path,
+                    f"{name}: {word!r} is no address range",
+                    "write it as 10.0.0.0/8, with commas between",
                 )
         return found
 
@@ -133,6 +159,7 @@ def exclusions_of(draft: Draft, resource: Resource[Any]) -> Exclusions:
         tuple(sorted({*mesh.outbound_ports, *ports("outbound-port-exclusion-list")})),
         tuple(sorted({*mesh.outbound_cidrs, *ranges("outbound-ip-range-exclusion-list")})),
         tuple(sorted({*mesh.outbound_only_cidrs, *ranges("outbound-ip-range-inclusion-list")})),
+        mesh.interfaces,
     )
 
 

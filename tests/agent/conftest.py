@@ -7,14 +7,16 @@ from typing import Any
 
 import pytest
 
-from agent.accesslog import AccessLog
-from agent.config import NodeConfig, Settings
+from agent.config.schema import NodeConfig
+from agent.config.settings import Settings
 from agent.kernel.condition import Condition
-from agent.metrics import Metrics
-from agent.refusals import Refusals
 from agent.sources import manifest
-from agent.store import Published, Store
-from nodeproxy.telemetry.report import Record
+from agent.store.store import Published, Store
+from agent.telemetry.access_log import AccessLog
+from agent.telemetry.metrics import Metrics
+from agent.telemetry.recent_denials import RecentDenials
+from nodeproxy.interfaces import NO_FAST_PATH
+from nodeproxy.telemetry.record import Record
 from policy.model import Problem, Where
 from policy.snapshot import Snapshot
 
@@ -88,7 +90,7 @@ def publish(text: str = MANIFESTS) -> Published:
 
 
 class ShownDaemon:
-    """What agent.status.Daemon wants, with attributes that tests set."""
+    """What agent.admin.daemon.Daemon wants, with attributes that tests set."""
 
     def __init__(self) -> None:
         self.version = "0.1.0"
@@ -101,9 +103,20 @@ class ShownDaemon:
         self.metrics = Metrics()
         self.access_log = AccessLog("off", len)
         self.keeper: Any = None
-        self.lane: Any = None
-        self.refusals = Refusals("edge-1")
-        self.enforcing = True
+        self.api: Any = None
+        self.fast = NO_FAST_PATH
+        self.refusals = RecentDenials("edge-1")
+        self.settled = True
+        self.others: list[dict[str, Any]] = []
+        self.api_servers: list[dict[str, Any]] = []
+        self.dns: dict[str, Any] = {
+            "questions": dict.fromkeys(("answered", "cached", "stale", "forwarded", "failed", "dropped"), 0),
+            "kept_answers": 0,
+            "kept_bytes": 0,
+            "down": [],
+        }
+        self.open_circuits: list[dict[str, Any]] = []
+        self.state = "enforcing"
         self.standings: dict[str, Condition] = {
             "shop/buyer": Condition(True, "/run/netns/em-buyer"),
             "shop/thief": Condition(True, "/run/netns/em-thief", powers=("NET_RAW",), udp_packets=7),
@@ -115,6 +128,20 @@ class ShownDaemon:
 
     def conditions(self) -> Mapping[str, Condition]:
         return self.standings
+
+    def nodes(self) -> list[dict[str, Any]]:
+        return self.others
+
+    def clusters(self) -> list[dict[str, Any]]:
+        return self.api_servers
+
+    copies_dropped = 0
+
+    def circuits(self) -> list[dict[str, Any]]:
+        return self.open_circuits
+
+    def names(self) -> dict[str, Any]:
+        return self.dns
 
     @property
     def snapshot(self) -> Snapshot:

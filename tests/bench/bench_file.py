@@ -28,7 +28,12 @@ def first_and_later(command: list[str]) -> tuple[float, float]:
         took = []
         for _ in range(1 + STARTS):
             began = time.monotonic()
-            subprocess.run([*command, "version"], check=True, stdout=subprocess.DEVNULL, env={**os.environ, "EDGEMESH_UNPACK": folder})
+            subprocess.run(
+                [*command, "version"],
+                check=True,
+                stdout=subprocess.DEVNULL,
+                env={**os.environ, "EDGEMESH_UNPACK": folder},
+            )
             took.append(time.monotonic() - began)
     return took[0], sorted(took[1:])[STARTS // 2]
 
@@ -42,7 +47,16 @@ def enforcing(command: list[str]) -> float:
             (folder / "config").mkdir()
             (folder / "config" / "all.yaml").write_text(workloads(20))
             began = time.monotonic()
-            options = ["--socket", str(folder / "sock"), "--state-dir", str(folder / "state"), "--metrics-address", "", "--node", "bench"]
+            options = [
+                "--socket",
+                str(folder / "sock"),
+                "--state-dir",
+                str(folder / "state"),
+                "--metrics-address",
+                "",
+                "--node",
+                "bench",
+            ]
             program = Program("", *command, "run", "--config", str(folder / "config"), *options)
             with contextlib.closing(contextlib.ExitStack()) as stack:
                 stack.callback(program.stop)
@@ -54,7 +68,9 @@ def enforcing(command: list[str]) -> float:
 def main(programs: dict[str, list[str]]) -> None:
     rows: dict[str, dict[str, float]] = {}
     with tempfile.TemporaryDirectory(prefix="edgemesh-bench-") as name, topology(), contextlib.ExitStack() as stack:
-        server = nginx_conf(Path(name), 'server { listen 80 backlog=4096; location / { return 200 "hello from the server\\n"; } }')
+        server = nginx_conf(
+            Path(name), 'server { listen 80 backlog=4096; location / { return 200 "hello from the server\\n"; } }'
+        )
         stack.callback(Program("emb-server", "nginx", "-c", server, "-g", f"pid {name}/pid;").stop)
         for what, command in programs.items():
             first, later = first_and_later(command)
@@ -70,7 +86,10 @@ def main(programs: dict[str, list[str]]) -> None:
                         costs[what].append(cost(ours, "emb-client", URL + "/"))
             for what, found in costs.items():
                 rows[what][label] = middle(found)["cpu"]
-    sizes = {what: Path(command[0]).stat().st_size / 2**20 if len(command) == 1 else 0.0 for what, command in programs.items()}
+    sizes = {
+        what: Path(command[0]).stat().st_size / 2**20 if len(command) == 1 else 0.0
+        for what, command in programs.items()
+    }
     publish(
         [
             BEGIN,

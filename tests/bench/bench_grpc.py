@@ -16,7 +16,8 @@ import time
 from pathlib import Path
 
 import bench_nodes
-from bench import ROOT, ROUNDS, SECONDS, Program, machine, nginx_conf, sh
+from bench import ROUNDS, SECONDS, Program, machine, nginx_conf, sh
+from bench_lane import publish
 from bench_nodes import LEAVES, start_edgemesh, topology
 
 CONNECTIONS, STREAMS = 8, 8
@@ -45,10 +46,14 @@ spec: {{clusterIP: 240.240.9.10, selector: {{app: near}}, ports: [{{name: grpc-c
 def load(client: str, url: str, message: Path, seconds: float = SECONDS) -> dict[str, float]:
     """CPU apart: what h2load says."""
     fields = "-H 'content-type: application/grpc' -H 'te: trailers'"
-    out = sh(f"ip netns exec {client} h2load -c{CONNECTIONS} -m{STREAMS} -D{seconds:g} -d {message} {fields} {url}{PATH}")
+    out = sh(
+        f"ip netns exec {client} h2load -c{CONNECTIONS} -m{STREAMS} -D{seconds:g} -d {message} {fields} {url}{PATH}"
+    )
     done = re.search(r"requests: (\d+) total, \d+ started, \d+ done, (\d+) succeeded, (\d+) failed, (\d+) errored", out)
     assert done is not None, out
-    if (int(done[3]) + int(done[4])) * 100 > int(done[1]):  # nginx answers a few with 502, where a connection that it reuses was closed
+    if (int(done[3]) + int(done[4])) * 100 > int(
+        done[1]
+    ):  # nginx answers a few with 502, where a connection that it reuses was closed
         raise SystemExit(f"{url}: {out}")
     mean = re.search(r"time for request:\s+\S+\s+\S+\s+([\d.]+)(us|ms|s)", out)
     assert mean is not None
@@ -90,7 +95,9 @@ def main() -> None:
         folder = Path(name)
         message = folder / "message"
         message.write_bytes(b"\0\0\0\0\x5f" + bytes(95))
-        conf = nginx_conf(folder, 'server { listen 80 http2 backlog=4096; location / { return 200 "hello from the server\\n"; } }')
+        conf = nginx_conf(
+            folder, 'server { listen 80 http2 backlog=4096; location / { return 200 "hello from the server\\n"; } }'
+        )
         for leaf in ("emb-s", "emb-ps", "emb-near"):
             stack.callback(Program(leaf, "nginx", "-c", conf, "-g", f"pid {folder}/{leaf}.pid;").stop)
         hop = nginx_conf(
@@ -130,13 +137,7 @@ def main() -> None:
             ),
             END,
         ]
-        text = "\n".join(lines)
-        print(text)
-        path = ROOT / "BENCHMARKS.md"
-        old = path.read_text()
-        if BEGIN in old:
-            old = old[: old.index(BEGIN)] + old[old.index(END) + len(END) :].lstrip("\n")
-        path.write_text(old.rstrip("\n") + "\n\n" + text + "\n")
+        publish(lines)
 
 
 if __name__ == "__main__":

@@ -1,12 +1,13 @@
 """CPU that one small HTTP request costs the proxy: process CPU time over requests, with server and load in processes of their own.
 
 Run: python tests/bench/bench_http.py [--requests N] [--connections N] [--headers N] [--profile]
-What it measures is the HTTP room alone (nodeproxy/http) between two loopback sockets; doors, policy and logs are not in it.
+What it measures is the HTTP room alone (nodeproxy/protocols/http) between two loopback sockets; doors, policy and logs are not in it.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import cProfile
 import multiprocessing
 import pstats
@@ -19,14 +20,16 @@ from typing import Any, cast
 import trio
 
 from nodeproxy.capture import Ports
-from nodeproxy.context import Conn, Context, Pick
-from nodeproxy.http.pool import Pool
-from nodeproxy.http.rooms import serve_http
+from nodeproxy.context import Conn, Context
+from nodeproxy.interfaces import Pick
 from nodeproxy.limits import Limits
+from nodeproxy.protocols.http.room import serve_http
 from nodeproxy.stream import Peeked
-from nodeproxy.telemetry.report import Record
-from nodeproxy.upstream.live import Live
-from policy.model import Endpoint, Request, Workload
+from nodeproxy.telemetry.record import Record
+from nodeproxy.upstream.balance import Live
+from nodeproxy.upstream.http1_pool import Pool
+from policy.model import Endpoint, Mesh, Request, Workload
+from policy.snapshot import Snapshot
 
 RESPONSE = (
     b"HTTP/1.1 200 OK\r\nServer: origin\r\nDate: Mon, 01 Jan 2024 00:00:00 GMT\r\nContent-Type: text/plain\r\n"
@@ -90,11 +93,26 @@ class Route:
         workload = Workload("default", "origin", "origin", ("127.0.0.1",))
         self._pick = Pick(Endpoint("127.0.0.1", port, workload.key), workload, "default/origin", "rule", local=False)
 
-    def pick(self, request: Request | None, tried: Collection[Endpoint] = ()) -> Pick:
+    def pick(self, request: Request | None, tried: Collection[Endpoint] = (), backend: str = "") -> Pick:
         return self._pick
 
     def still_allows(self, pick: Pick, request: Request | None) -> bool:
         return True
+
+    def spread(self) -> None:
+        return None  # the slow path's
+
+    def ruled(self) -> None:
+        return None
+
+    def rule(self, request: Request) -> int:
+        return -1
+
+    def refuses(self, endpoint: Endpoint, request: Request, via: str = "") -> None:
+        return None
+
+    def crosses(self, workload: Workload, endpoint: Endpoint) -> bool:
+        return False
 
     def misdirected(self, host: str) -> bool:
         return False
@@ -117,7 +135,7 @@ async def measure(requests: int, connections: int, headers: int) -> None:
     limits = Limits(pool_idle_per_endpoint=256)
     records: list[Record] = []
     context = Context(
-        cast(Any, None),
+        Snapshot("here", Mesh()),
         cast(Any, Sockets()),
         Live(),
         Pool(limits),
@@ -131,7 +149,8 @@ async def measure(requests: int, connections: int, headers: int) -> None:
     async def serve(stream: trio.SocketStream) -> None:
         peer = stream.socket.getpeername()
         conn = Conn(context, Peeked(stream), caller, "outbound", (peer[0], peer[1]), ("127.0.0.1", 80), time.time())
-        await serve_http(conn, route)
+        with contextlib.suppress(trio.BrokenResourceError):  # the load ends with requests under way
+            await serve_http(conn, route)
         await stream.aclose()
 
     listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
@@ -152,8 +171,12 @@ async def measure(requests: int, connections: int, headers: int) -> None:
     server.terminate()
     client.join()
     flags = {record.flag for record in records} - {"client-gone", "drained"}
-    print(f"{done} requests on {connections} connections, {headers} extra headers{', FLAGS ' + str(flags) if flags else ''}")
-    print(f"  {cpu / done * 1e6:.0f} us CPU a request = {done / cpu:.0f} req/s on one core; {done / took:.0f} req/s reached")
+    print(
+        f"{done} requests on {connections} connections, {headers} extra headers{', FLAGS ' + str(flags) if flags else ''}"
+    )
+    print(
+        f"  {cpu / done * 1e6:.0f} us CPU a request = {done / cpu:.0f} req/s on one core; {done / took:.0f} req/s reached"
+    )
     print(f"  latency p50 {median:.2f} ms, p99 {slow:.2f} ms")
 
 

@@ -82,7 +82,16 @@ def daemon(command: list[str]) -> tuple[float, float]:
         folder = Path(name)
         (folder / "config").mkdir()
         (folder / "config" / "all.yaml").write_text(workloads(WORKLOADS))
-        options = ["--socket", str(folder / "sock"), "--state-dir", str(folder / "state"), "--metrics-address", "", "--node", "bench"]
+        options = [
+            "--socket",
+            str(folder / "sock"),
+            "--state-dir",
+            str(folder / "state"),
+            "--metrics-address",
+            "",
+            "--node",
+            "bench",
+        ]
         with subprocess.Popen(
             [*command, "run", "--config", str(folder / "config"), *options], cwd=ROOT, stderr=subprocess.DEVNULL
         ) as process:
@@ -124,7 +133,14 @@ LARGE = (
     "http",
     "subprocess",
 )
-PACKAGE = {"yaml": "PyYAML", "_yaml": "PyYAML", "re2": "google-re2", "_re2": "google-re2", "_cffi_backend": "cffi", "attr": "attrs"}
+PACKAGE = {
+    "yaml": "PyYAML",
+    "_yaml": "PyYAML",
+    "re2": "google-re2",
+    "_re2": "google-re2",
+    "_cffi_backend": "cffi",
+    "attr": "attrs",
+}
 
 
 def main() -> None:

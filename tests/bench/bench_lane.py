@@ -100,13 +100,18 @@ def edgemesh(
             program.stop()
 
 
-def wrk(client: str, url: str, connections: int, script: Path | None = None, seconds: float = bench.SECONDS) -> dict[str, float]:
+def wrk(
+    client: str, url: str, connections: int, script: Path | None = None, seconds: float = bench.SECONDS
+) -> dict[str, float]:
     import re
 
     more = f"-s {script}" if script else ""
     out = sh(f"ip netns exec {client} wrk -t1 -c{connections} -d{seconds:g}s --latency {more} {url}")
     scale = {"us": 0.001, "ms": 1.0, "s": 1000.0}
-    row = {"requests": float(re.search(r"(\d+) requests in", out)[1]), "rate": float(re.search(r"Requests/sec:\s+([\d.]+)", out)[1])}
+    row = {
+        "requests": float(re.search(r"(\d+) requests in", out)[1]),
+        "rate": float(re.search(r"Requests/sec:\s+([\d.]+)", out)[1]),
+    }
     for percent in ("50", "99"):
         value, unit = re.search(rf"{percent}%\s+([\d.]+)(us|ms|s)\b", out).groups()
         row[f"p{percent}"] = float(value) * scale[unit]
@@ -115,7 +120,9 @@ def wrk(client: str, url: str, connections: int, script: Path | None = None, sec
     return row
 
 
-def cost(program: Program, client: str, url: str, connections: int = bench.CONNECTIONS, script: Path | None = None) -> dict[str, float]:
+def cost(
+    program: Program, client: str, url: str, connections: int = bench.CONNECTIONS, script: Path | None = None
+) -> dict[str, float]:
     before = program.cpu()
     row = wrk(client, url, connections, script)
     row["cpu"] = (program.cpu() - before) / row["requests"] * 1e6
@@ -223,7 +230,7 @@ def main() -> None:
         with namespaces(20), edgemesh(workloads(20)) as ours:
             memory = [("idle, 22 captured workloads", ours.rss())]
             sh("ip netns exec emb-client sysctl -qw net.ipv4.ip_local_port_range='10000 65000'")
-            # A connection is counted as two descriptors, and a quarter of them is kept: see listen.py.
+            # A connection is counted as two descriptors, and a quarter of them is kept: see downstream/accept.py.
             descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
             most = min(IDLE, descriptors * 3 // 8 - 300)
             for count in (1000, most):
@@ -242,7 +249,10 @@ def main() -> None:
         # Somebody else floods: another workload of the node pipelines as fast as it can. Without a proxy between, both ask the same server.
         rest = []
         with edgemesh(OTHER):
-            for flooder, neighbour, url in (("emb-client", "emb-user", f"{URL}/"), ("emb-proxy", "emb-user", f"http://{SUBNET}.4/")):
+            for flooder, neighbour, url in (
+                ("emb-client", "emb-user", f"{URL}/"),
+                ("emb-proxy", "emb-user", f"http://{SUBNET}.4/"),
+            ):
                 quiet = middle([wrk(neighbour, url, 4) for _ in range(ROUNDS)])
                 command = ["wrk", "-t1", "-c100", f"-d{ROUNDS * bench.SECONDS + 3}s", "-s", str(scripts["flood"]), url]
                 flood = subprocess.Popen(["ip", "netns", "exec", flooder, *command], stdout=subprocess.DEVNULL)

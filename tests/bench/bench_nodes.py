@@ -24,6 +24,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 from bench import CONNECTIONS, ROOT, ROUNDS, SECONDS, Program, _ready, machine, nginx_conf, sh, wait
+from bench_lane import publish
 
 LEAVES = {
     "emb-c": ("emb-n1", "10.78.1", 2),
@@ -31,19 +32,22 @@ LEAVES = {
     "emb-s": ("emb-n2", "10.78.2", 2),
     "emb-ps": ("emb-n2", "10.78.4", 2),
 }
-NODES = {"emb-n1": ("10.78.0.1", ("10.78.2.0/24", "10.78.4.0/24")), "emb-n2": ("10.78.0.2", ("10.78.1.0/24", "10.78.3.0/24"))}
+NODES = {
+    "emb-n1": ("10.78.0.1", ("10.78.2.0/24", "10.78.4.0/24")),
+    "emb-n2": ("10.78.0.2", ("10.78.1.0/24", "10.78.3.0/24")),
+}
 BEGIN, END = "<!-- two nodes -->", "<!-- end of two nodes -->"
 
 MANIFEST = """
 apiVersion: edgemesh.io/v1alpha1
 kind: NodeConfig
 metadata: {{name: n1}}
-spec: {{stateDir: {folder}/n1, adminSocket: {folder}/n1.sock, metricsAddress: "127.0.0.1:15921", accessLog: "off", addresses: ["10.78.0.1"], limits: {{connections: 20000}}}}
+spec: {{stateDir: {folder}/n1, adminSocket: {folder}/n1.sock, accessLog: "off", addresses: ["10.78.0.1"], limits: {{connections: 20000}}}}
 ---
 apiVersion: edgemesh.io/v1alpha1
 kind: NodeConfig
 metadata: {{name: n2}}
-spec: {{stateDir: {folder}/n2, adminSocket: {folder}/n2.sock, metricsAddress: "127.0.0.1:15922", accessLog: "off", addresses: ["10.78.0.2"], limits: {{connections: 20000}}}}
+spec: {{stateDir: {folder}/n2, adminSocket: {folder}/n2.sock, accessLog: "off", addresses: ["10.78.0.2"], limits: {{connections: 20000}}}}
 ---
 apiVersion: edgemesh.io/v1alpha1
 kind: Workload
@@ -93,7 +97,9 @@ def topology() -> Iterator[None]:
     _remove()
     try:
         for node in NODES:
-            sh(f"ip netns add {node} && ip -n {node} link set lo up && ip netns exec {node} sysctl -qw net.ipv4.ip_forward=1")
+            sh(
+                f"ip netns add {node} && ip -n {node} link set lo up && ip netns exec {node} sysctl -qw net.ipv4.ip_forward=1"
+            )
         sh("ip -n emb-n1 link add link0 type veth peer name link0 netns emb-n2")
         for node, (address, _) in NODES.items():
             sh(f"ip -n {node} link set link0 up && ip -n {node} addr add {address}/24 dev link0")
@@ -220,14 +226,24 @@ def throughput(programs: list[Program], client: str, url: str, size: int) -> tup
 
 
 def knock(*words: object) -> list[str]:
-    return ["ip", "netns", "exec", "emb-n1", sys.executable, str(Path(__file__).parent / "knocker.py"), *map(str, words)]
+    return [
+        "ip",
+        "netns",
+        "exec",
+        "emb-n1",
+        sys.executable,
+        str(Path(__file__).parent / "knocker.py"),
+        *map(str, words),
+    ]
 
 
 def handshake_cost(program: Program, *words: object) -> float:
     """CPU milliseconds of this program for each connection that knocker.py makes to it."""
     count = 300
     before = program.cpu()
-    subprocess.run(knock(words[0], "handshakes", count, *words[1:]), check=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    subprocess.run(
+        knock(words[0], "handshakes", count, *words[1:]), check=True, env={**os.environ, "PYTHONPATH": str(ROOT)}
+    )
     return (program.cpu() - before) / count * 1000
 
 
@@ -235,7 +251,9 @@ def held_cost(program: Program, state: Path, what: str, count: int) -> float:
     """KiB of this program's memory for each idle connection or tunnel."""
     before = program.rss()
     command = knock(state, what, count)
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": str(ROOT)}) as holder:
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": str(ROOT)}
+    ) as holder:
         assert holder.stdout is not None
         if holder.stdout.readline() != b"ready\n":
             raise SystemExit(f"knocker.py {what} failed")
@@ -286,15 +304,21 @@ def main() -> None:
         for _ in range(3 * ROUNDS):
             poured.append(throughput(agents, "emb-c", "http://240.240.9.9:81/big", big))
             plain.append(throughput([], "emb-pc", "http://10.78.4.2:81/big", big))
-        (tunnel, tunnel_cpu), (direct, _) = (tuple(map(statistics.median, zip(*got, strict=True))) for got in (poured, plain))
+        (tunnel, tunnel_cpu), (direct, _) = (
+            tuple(map(statistics.median, zip(*got, strict=True))) for got in (poured, plain)
+        )
         shake, other_shake = handshake_cost(agents[1], folder / "n1"), handshake_cost(nghttpx[1], "-", folder)
-        connection, stream = held_cost(agents[1], folder / "n1", "connections", 200), held_cost(agents[1], folder / "n1", "streams", 1000)
+        connection, stream = (
+            held_cost(agents[1], folder / "n1", "connections", 200),
+            held_cost(agents[1], folder / "n1", "streams", 1000),
+        )
         for agent in agents:
             agent.stop()
         agents = start_edgemesh(folder / "slow", stack, native=False)
         time.sleep(2)
         slow, slow_cpu = map(
-            statistics.median, zip(*(throughput(agents, "emb-c", "http://240.240.9.9:81/big", big) for _ in range(ROUNDS)), strict=True)
+            statistics.median,
+            zip(*(throughput(agents, "emb-c", "http://240.240.9.9:81/big", big) for _ in range(ROUNDS)), strict=True),
         )
         base = middle["one nginx, plain hop"]["cpu"]
         lines = [
@@ -327,13 +351,7 @@ def main() -> None:
             f"| of the other node | {idle[1]:.1f} / {loaded[1]:.1f} MiB |",
             END,
         ]
-        text = "\n".join(lines)
-        print(text)
-        path = ROOT / "BENCHMARKS.md"
-        old = path.read_text()
-        if BEGIN in old:
-            old = old[: old.index(BEGIN)] + old[old.index(END) + len(END) :].lstrip("\n")
-        path.write_text(old.rstrip("\n") + "\n\n" + text + "\n")
+        publish(lines)
 
 
 if __name__ == "__main__":

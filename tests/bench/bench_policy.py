@@ -12,8 +12,8 @@ from typing import Any
 import msgspec
 import trio
 
-from nodeproxy.upstream.live import Live
-from nodeproxy.upstream.route import Outward
+from nodeproxy.routing.route import Outward
+from nodeproxy.upstream.balance import Live
 from policy.build import build
 from policy.model import Request, Where, Workload
 from policy.resources import RawObject
@@ -36,9 +36,14 @@ def mesh(services: int, workloads: int, targets: int) -> list[RawObject]:
     for i in range(workloads):
         address = f"10.{i >> 16}.{i >> 8 & 255}.{i & 255}"
         spec = {"serviceAccount": f"a{i % services}", "labels": {"app": f"a{i % services}"}, "addresses": [address]}
-        made.append(raw("Workload", "edgemesh.io/v1alpha1", f"w{i}", {**spec, "ports": [{"name": "web", "port": 8080}]}))
+        made.append(
+            raw("Workload", "edgemesh.io/v1alpha1", f"w{i}", {**spec, "ports": [{"name": "web", "port": 8080}]})
+        )
     for i in range(targets):
-        matches = [{"name": "read", "methods": ["GET"], "pathRegex": f"/v{i}/items/[0-9]+$"}, {"name": "all", "pathRegex": f"/v{i}/.*"}]
+        matches = [
+            {"name": "read", "methods": ["GET"], "pathRegex": f"/v{i}/items/[0-9]+$"},
+            {"name": "all", "pathRegex": f"/v{i}/.*"},
+        ]
         made.append(raw("HTTPRouteGroup", "specs.smi-spec.io/v1alpha4", f"r{i}", {"matches": matches}))
         account = {"kind": "ServiceAccount", "namespace": "n"}
         spec = {
@@ -118,7 +123,9 @@ def main() -> None:
         snapshot = build(objects).snapshot
         found, allowed, denied, picked = lookups(snapshot)
         indexed = first(snapshot) * 1000
-        print(f"| {number:,} | {took * 1000:.0f} | {indexed:.1f} | {found:.2f} | {allowed:.1f} | {denied:.1f} | {picked:.1f} |")
+        print(
+            f"| {number:,} | {took * 1000:.0f} | {indexed:.1f} | {found:.2f} | {allowed:.1f} | {denied:.1f} | {picked:.1f} |"
+        )
     objects = mesh(2_000, 10_000, 2_000)
     built = build(objects)
     print()

@@ -12,14 +12,15 @@ from __future__ import annotations
 
 import ssl
 import sys
+import time
 from pathlib import Path
 
 import trio
 
-from agent.identity.vault import Vault
-from nodeproxy import tls
-from nodeproxy.credentials import Trust
-from nodeproxy.http.h2 import Bounds, Connection
+from agent.identity.node.store import IdentityStore
+from nodeproxy.h2.connection import Bounds, Connection
+from nodeproxy.tls import contexts, handshake
+from nodeproxy.tls.credentials import Trust
 
 SPIFFE, NODE = "spiffe://cluster.local/ns/bench/sa/client", "spiffe://cluster.local/node/n2"
 DOOR = ("10.78.0.2", 15008)
@@ -27,15 +28,15 @@ PER_CONNECTION = 100
 
 
 async def main(state: str, what: str, count: int) -> None:
-    vault = Vault(Path(state))
+    vault = IdentityStore(Path(state))
     _, bundle, pairs = vault.load()
     assert bundle is not None
     trust = Trust(bundle.trust_domain, "".join(bundle.roots).encode())
     credentials = next(pair.credentials for pair in pairs if pair.credentials.spiffe == SPIFFE)
-    context = tls.Contexts().client(credentials, trust, tls.ALPN_TUNNEL)
+    context = contexts.Contexts().client(credentials, trust, contexts.ALPN_TUNNEL)
 
-    async def dial() -> tls.Secured:
-        return await tls.connect(await trio.open_tcp_stream(*DOOR), context, trust, {NODE}, 10)
+    async def dial() -> handshake.Secured:
+        return await handshake.connect(await trio.open_tcp_stream(*DOOR), context, trust, {NODE}, 10, time.time)
 
     if what == "handshakes":
         for _ in range(count):
@@ -53,7 +54,9 @@ async def main(state: str, what: str, count: int) -> None:
             held.append(connection)
         if what == "streams":
             for number in range(count):
-                channel = await held[number // PER_CONNECTION].open([(b":method", b"CONNECT"), (b":authority", b"10.78.2.2:81")])
+                channel = await held[number // PER_CONNECTION].open(
+                    [(b":method", b"CONNECT"), (b":authority", b"10.78.2.2:81")]
+                )
                 head, _ = await channel.head()
                 assert head[0] == (b":status", b"200"), head
         print("ready", flush=True)

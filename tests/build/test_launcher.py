@@ -33,7 +33,9 @@ def lacking():
     if shutil.which("gcc"):
         for header, package in HEADERS.items():
             text = f"#include <{header}>\n"
-            done = subprocess.run(["gcc", "-xc", "-E", "-o", "/dev/null", "-"], input=text, text=True, capture_output=True, check=False)
+            done = subprocess.run(
+                ["gcc", "-xc", "-E", "-o", "/dev/null", "-"], input=text, text=True, capture_output=True, check=False
+            )
             missing += [package] if done.returncode else []
     return (
         f"the launcher's tests need {' '.join(missing)}: apt-get install {' '.join(missing)}"
@@ -57,7 +59,9 @@ def another_user():
 
 
 def compiled(folder, name, source, *flags):
-    subprocess.run(["gcc", "-std=gnu2x", "-Wall", "-Wextra", "-Werror", "-o", folder / name, source, *flags], check=True)
+    subprocess.run(
+        ["gcc", "-std=gnu2x", "-Wall", "-Wextra", "-Werror", "-o", folder / name, source, *flags], check=True
+    )
 
 
 @pytest.fixture(scope="module")
@@ -155,18 +159,37 @@ class Box:
         shutil.copy(file, self.root / "opt" / name)
         return f"/opt/{name}"
 
-    def command(self, *words, mounts="", after="", proc=True, user=0, closed=False, most=0, program="/opt/edgemesh", variables=None):
+    def command(
+        self,
+        *words,
+        mounts="",
+        after="",
+        proc=True,
+        user=0,
+        closed=False,
+        most=0,
+        program="/opt/edgemesh",
+        variables=None,
+    ):
         """`mounts`, `after`: shell, in the box's directory and a mount namespace of its own."""
         given = [f"{name}={value}" for name, value in (variables or {}).items()]
         jump = [self.workshop / "jump", self.root, user, int(closed), most, len(given), *given, program, *words]
         # Not a new /proc: in a user namespace that takes a new PID namespace too.
-        steps = ["set -eu", 'cd "$0"', mounts or ":", "mount --rbind /proc proc" if proc else ":", "mount --bind /dev/null dev/null"]
+        steps = [
+            "set -eu",
+            'cd "$0"',
+            mounts or ":",
+            "mount --rbind /proc proc" if proc else ":",
+            "mount --bind /dev/null dev/null",
+        ]
         steps.append(f'"$@"\n{after}' if after else 'exec "$@"')
         return ["unshare", "--mount", "sh", "-c", "\n".join(steps), str(self.root), *map(str, jump)]
 
     def start(self, *words, **how):
         command = self.command(*words, **how)
-        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", timeout=60, check=False)
+        done = subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", timeout=60, check=False
+        )
         return Told(done.returncode, done.stdout, done.stderr)
 
     def start_at_once(self, number):
@@ -194,7 +217,10 @@ def box(tmp_path, workshop, bundle, kind):
 
 def contents(folder):
     return {
-        path.relative_to(folder).as_posix(): (path.lstat().st_mode & 0o7777, b"" if path.is_dir() else path.read_bytes())
+        path.relative_to(folder).as_posix(): (
+            path.lstat().st_mode & 0o7777,
+            b"" if path.is_dir() else path.read_bytes(),
+        )
         for path in folder.rglob("*")
         if not path.is_symlink()
     }
@@ -206,7 +232,17 @@ def contents(folder):
 def test_lays_out_once_and_starts_the_program_with_the_loader_of_the_tree(box):
     first = box.start("run", "--config", "a b")
     at = first.at
-    words = [f"{at}/edgemesh", "--library-path", str(at), "--argv0", "/opt/edgemesh", f"{at}/app", "run", "--config", "a b"]
+    words = [
+        f"{at}/edgemesh",
+        "--library-path",
+        str(at),
+        "--argv0",
+        "/opt/edgemesh",
+        f"{at}/app",
+        "run",
+        "--config",
+        "a b",
+    ]
     assert at.parent == Path("/tmp") and first.each("word") == words
     made = box.seen(at)
     whole, packed = contents(made), contents(box.file.parent / "tree")
@@ -345,7 +381,18 @@ def test_the_wished_directory_is_used_by_its_own_name_and_not_by_a_link(box):
     assert box.start(variables={"EDGEMESH_UNPACK": "/opt/link"}).at.parent == Path("/srv")
 
 
-HOSTILE = ["", "srv", "../srv", "/nowhere", "/opt/edgemesh", "/srv:/tmp/evil", "/srv;x", "/$ORIGIN", ("/" + "x" * 200) * 50, "%s%n%s%n"]
+HOSTILE = [
+    "",
+    "srv",
+    "../srv",
+    "/nowhere",
+    "/opt/edgemesh",
+    "/srv:/tmp/evil",
+    "/srv;x",
+    "/$ORIGIN",
+    ("/" + "x" * 200) * 50,
+    "%s%n%s%n",
+]
 
 
 @pytest.mark.parametrize("wished", HOSTILE, ids=lambda wished: wished[:14])
@@ -387,7 +434,11 @@ def test_where_nothing_may_be_executed_nothing_is_laid_out(tmp_path, workshop, b
     assert box.start(mounts="mount -t tmpfs -o noexec none tmp").at.parent == Path("/run")
     assert box.start(mounts="mount -t tmpfs -o noexec none run").at.parent == Path("/tmp")
     refused = box.start(mounts="mount -t tmpfs -o noexec none run; mount -t tmpfs -o noexec none tmp").refused
-    assert "/run: it is mounted noexec" in refused and "/tmp: it is mounted noexec" in refused and "EDGEMESH_UNPACK" in refused
+    assert (
+        "/run: it is mounted noexec" in refused
+        and "/tmp: it is mounted noexec" in refused
+        and "EDGEMESH_UNPACK" in refused
+    )
 
 
 @pytest.mark.parametrize("limit", ["size=300k", "nr_inodes=4"])
@@ -474,11 +525,18 @@ def test_what_the_box_tells_its_own_loader_is_not_passed_on(box, kind):
     given = {"LANG": "xx_XX.UTF-8", "LC_ALL": "xx_XX", "EDGEMESH_EXE": "/opt/evil", "EDGEMESH_NODE": "kept"}
     given |= {"PYTHONINSPECT": "1", "PYTHONHOME": "/opt"}
     if kind == "plain":  # the sanitized one is not static, and would heed them itself
-        given |= {"LD_PRELOAD": "/opt/evil.so", "LD_LIBRARY_PATH": "/opt", "LD_AUDIT": "/opt/evil.so", "LD_TRACE_LOADED_OBJECTS": "1"}
+        given |= {
+            "LD_PRELOAD": "/opt/evil.so",
+            "LD_LIBRARY_PATH": "/opt",
+            "LD_AUDIT": "/opt/evil.so",
+            "LD_TRACE_LOADED_OBJECTS": "1",
+        }
         given |= {"LD_BIND_NOW": "1", "GLIBC_TUNABLES": "glibc.malloc.check=3", "GCONV_PATH": "/opt", "LOCPATH": "/opt"}
     expected = {"LANG": "xx_XX.UTF-8", "LC_ALL": "C", "EDGEMESH_EXE": "/opt/edgemesh", "EDGEMESH_NODE": "kept"}
     expected |= {"CRYPTOGRAPHY_OPENSSL_NO_LEGACY": "1"}
-    assert sorted(box.start(variables=given).each("variable")) == sorted(f"{name}={value}" for name, value in expected.items())
+    assert sorted(box.start(variables=given).each("variable")) == sorted(
+        f"{name}={value}" for name, value in expected.items()
+    )
 
 
 def test_the_umask_is_the_one_that_was_given(box):
@@ -571,14 +629,20 @@ def test_an_index_that_says_what_cannot_be(box):
         assert why in damaged(box, pack.assemble(parts.launcher, parts.frame, parts.index + extra))
     # The same name twice, or a file where a directory is to be: nothing is executed, nothing stays.
     for name in ("app", "lib", "app/x"):
-        (box.root / "opt/edgemesh").write_bytes(pack.assemble(parts.launcher, parts.frame, parts.index + pack.entry(name, b"")))
+        (box.root / "opt/edgemesh").write_bytes(
+            pack.assemble(parts.launcher, parts.frame, parts.index + pack.entry(name, b""))
+        )
         assert "no directory to unpack to" in box.start().refused and box.trees() == []
 
 
 def test_a_frame_that_wants_more_memory_than_boxes_have(box):
     parts, data = Parts(box.file), bytes(1 << 20)
-    frame = subprocess.run(["zstd", "-q", "-19", "--ultra", "--long=27", "-c"], input=data, capture_output=True, check=True).stdout
-    assert "contents cannot be unpacked" in damaged(box, pack.assemble(parts.launcher, frame, pack.entry("edgemesh", data)))
+    frame = subprocess.run(
+        ["zstd", "-q", "-19", "--ultra", "--long=27", "-c"], input=data, capture_output=True, check=True
+    ).stdout
+    assert "contents cannot be unpacked" in damaged(
+        box, pack.assemble(parts.launcher, frame, pack.entry("edgemesh", data))
+    )
 
 
 def test_an_index_with_nothing_to_execute(box):

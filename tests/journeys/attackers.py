@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import time
 
 import h11
 import trio
 
-from nodeproxy import tls
 from nodeproxy.errors import Refused
-from nodeproxy.http.h2 import Bounds, Connection
+from nodeproxy.h2.connection import Bounds, Connection
+from nodeproxy.tls import contexts, handshake
 from tests.journeys.stand_ins import bound
 
 DOOR = 15008
@@ -25,7 +26,7 @@ class Attacker:
         self.nursery = nursery
         self.mint = mint
         self.source = "127.0.0.66"
-        self.contexts = tls.Contexts()
+        self.contexts = contexts.Contexts()
 
     def certificate(self, namespace, account, **how):
         return self.mint.credentials(f"spiffe://cluster.local/ns/{namespace}/sa/{account}", "west", **how)
@@ -35,7 +36,9 @@ class Attacker:
         await sock.connect((address, DOOR))
         return trio.SocketStream(sock)
 
-    async def tunnel(self, credentials, authority, *more, door=None, alpn=tls.ALPN_TUNNEL, context=None, path=b"/books"):
+    async def tunnel(
+        self, credentials, authority, *more, door=None, alpn=contexts.ALPN_TUNNEL, context=None, path=b"/books"
+    ):
         """CONNECT through the door at an address, and a request in the tunnel. `door` None: that of the authority itself."""
         fields = [(b":method", b"CONNECT"), (b":authority", authority.encode()), *more]
         return await self.ask(credentials, door or authority.rpartition(":")[0], fields, alpn, context, path, more)
@@ -50,16 +53,16 @@ class Attacker:
             (b"x-edgemesh-destination", authority.encode()),
             *more,
         ]
-        return await self.ask(credentials, door, fields, tls.ALPN_MESH)
+        return await self.ask(credentials, door, fields, contexts.ALPN_MESH)
 
     async def ask(self, credentials, door, fields, alpn, context=None, path=b"", more=()):
-        with trio.fail_after(5):
+        with trio.fail_after(30):
             stream = await self.dial(door)
             roots = self.mint.trust()
             context = context or self.contexts.client(credentials, roots, alpn)
             try:
                 expects = {"spiffe://cluster.local/node/east", *self.servers()}
-                secured = await tls.connect(stream, context, roots, expects, 5)
+                secured = await handshake.connect(stream, context, roots, expects, 5, time.time)
             except Refused as refused:
                 stream.socket.close()
                 return refused.flag
@@ -86,7 +89,9 @@ class Attacker:
         """A request in the open."""
         http = h11.Connection(h11.CLIENT)
         headers = [(b"host", b"bookstore-v1.bookstore"), *more]
-        await stream.send_all(http.send(h11.Request(method="GET", target=path, headers=headers)) + http.send(h11.EndOfMessage()))
+        await stream.send_all(
+            http.send(h11.Request(method="GET", target=path, headers=headers)) + http.send(h11.EndOfMessage())
+        )
         while True:
             event = http.next_event()
             if event is h11.NEED_DATA:
@@ -101,7 +106,8 @@ class Attacker:
 
     def servers(self):
         return [
-            f"spiffe://cluster.local/ns/{space}/sa/{account}" for space, account in (("bookstore", "bookstore"), ("bookwarehouse", "mysql"))
+            f"spiffe://cluster.local/ns/{space}/sa/{account}"
+            for space, account in (("bookstore", "bookstore"), ("bookwarehouse", "mysql"))
         ]
 
     async def _run(self, connection):

@@ -36,7 +36,13 @@ def target(name, namespace, account, source, kind, route):
 
 
 def mesh_config(traffic):
-    return document("config.openservicemesh.io/v1alpha2", "MeshConfig", "osm-mesh-config", "osm-system", f"{{traffic: {{{traffic}}}}}")
+    return document(
+        "config.openservicemesh.io/v1alpha2",
+        "MeshConfig",
+        "osm-mesh-config",
+        "osm-system",
+        f"{{traffic: {{{traffic}}}}}",
+    )
 
 
 def http(source, account, namespace="bookstore"):
@@ -67,7 +73,13 @@ PORTS = (
 )
 PROBES = "livenessProbe: {httpGet: {path: /healthz, port: 14001}}, readinessProbe: {tcpSocket: {port: 9000}}"
 SERVICES = (
-    document("apps/v1", "Deployment", "store", "bookstore", f"{{template: {{spec: {{containers: [{{name: store, {PROBES}}}]}}}}}}")
+    document(
+        "apps/v1",
+        "Deployment",
+        "store",
+        "bookstore",
+        f"{{template: {{spec: {{containers: [{{name: store, {PROBES}}}]}}}}}}",
+    )
     + service("bookstore", "{app: bookstore}", PORTS)
     + service("bookstore-v1", "{version: v1}", PORTS)
     + service("bookstore-v2", "{version: v2}", PORTS)

@@ -17,13 +17,13 @@ import trio.testing
 from trio.testing import MockClock
 
 from agent.sources import manifest
-from nodeproxy import listen
 from nodeproxy.capture import Doors, Ports
 from nodeproxy.dns import resolver
+from nodeproxy.downstream import accept
 from nodeproxy.limits import Limits
-from nodeproxy.native import AVAILABLE
 from nodeproxy.proxy import Proxy
 from policy.build import build
+from tests.compiled import needs_lane
 from tests.journeys import bookstore
 from tests.journeys.bookstore import WORKLOADS
 from tests.journeys.stand_ins import PORT, Caller, Server, Web, bound, unbound
@@ -44,20 +44,35 @@ class Kernel:
         except KeyError:
             raise FileNotFoundError("not in conntrack") from None
 
-    def towards(self, workload, caller, family):
+    def towards(self, workload, caller, family, reuse=False):
         self.dialled.append((workload.key, caller))
         return bound(caller, socket.SOCK_STREAM) if caller else unbound(family, socket.SOCK_STREAM)
 
     def outwards(self, workload, family, kind=socket.SOCK_STREAM):
         return unbound(family, kind)
 
-    def from_node(self, family):
-        return unbound(family, socket.SOCK_STREAM)
+    def from_node(self, family, kind=socket.SOCK_STREAM):
+        return unbound(family, kind)
+
+    def gateway_door(self, address, port):
+        return bound(address, socket.SOCK_STREAM, port, 100)
+
+    def close_gateway_door(self, address, port):
+        pass
 
     def resolver_asked(self, workload, client, listener):
         return self.resolver
 
     def node_addresses(self):
+        return frozenset({self.node})
+
+    def lent_addresses(self):
+        return self.node_addresses()
+
+    def before_nat(self, peer, dialled):
+        return None
+
+    def probers(self):
         return frozenset({self.node})
 
 
@@ -86,7 +101,7 @@ class Mesh:
         }
         self.built = None
         self.built = self._build()
-        self.proxy = Proxy(self.built.snapshot, self.kernel, limits, Ports(), self.records.append, lane=lane)
+        self.proxy = Proxy(self.built.snapshot, self.kernel, limits, Ports(), self.records.append, fast=lane)
         self.outbound, self.inbound, self.dns = {}, {}, {}  # name of a workload -> address of its door
         self._opened = []
 
@@ -114,7 +129,9 @@ class Mesh:
     def _build(self):
         manifests = {**self.manifests, "workloads": "".join(map(self._workload, WORKLOADS))}
         change = manifest.read("".join(manifests.values()).encode(), "bookstore.yaml")
-        built = build(change.objects, self.built and self.built.accepted, self.built and self.built.snapshot.addresses, "here")
+        built = build(
+            change.objects, self.built and self.built.accepted, self.built and self.built.snapshot.addresses, "here"
+        )
         assert not [problem for problem in (*change.problems, *built.problems) if problem.severity == "error"]
         return built
 
@@ -124,7 +141,7 @@ class Mesh:
 
     def limit(self, **limits):
         self.limits = msgspec.structs.replace(self.limits, **limits)
-        self.proxy.limit(self.limits)
+        self.proxy.configure(self.limits, log_requests=False)
 
     def attach(self, name):
         address = self.addresses[name]
@@ -180,18 +197,18 @@ class Mesh:
         await trio.testing.wait_all_tasks_blocked(0.01)
 
     async def until(self, condition):
-        """Wait for what must come within two seconds, beside tasks that never rest."""
-        with trio.fail_after(2):
+        """Wait for what must come, beside tasks that never rest."""
+        with trio.fail_after(30):
             while not condition():
                 await trio.sleep(0.001)
 
     def at_rest(self):
         """Nothing is left of any connection."""
         context = self.proxy.context
-        return not context.conns and not context.live.in_flight
+        return not context.conns and not context.live.in_flight and not context.shares.under_way
 
 
-LANES = [False, pytest.param(True, marks=pytest.mark.skipif(not AVAILABLE, reason="the native lane was not compiled"))]
+LANES = [False, pytest.param(True, marks=needs_lane)]
 
 
 @pytest.fixture(params=LANES, ids=["slow lane", "native lane"])
@@ -199,7 +216,7 @@ async def mesh(monkeypatch, request):
     """A running mesh, with and without the native lane. The test publishes policy, starts servers, and calls."""
     async with trio.open_nursery() as nursery:
         mesh = Mesh(nursery, Limits(), request.param)
-        monkeypatch.setattr(listen, "original_destination", mesh.kernel.original_destination)
+        monkeypatch.setattr(accept, "original_destination", mesh.kernel.original_destination)
         monkeypatch.setattr(resolver, "original_destination", mesh.kernel.original_destination)
         await mesh.start()
         yield mesh

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 
 import h11
@@ -19,9 +20,13 @@ def unbound(family, kind):
 def bound(address, kind, port=0, backlog=0):
     sock = unbound(socket.AF_INET6 if ":" in address else socket.AF_INET, kind)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    sock.bind((address, port))
-    if backlog:
-        sock.listen(backlog)
+    try:
+        sock.bind((address, port))
+        if backlog:
+            sock.listen(backlog)
+    except OSError:
+        sock.close()
+        raise
     return sock
 
 
@@ -38,7 +43,9 @@ class Server:
         self.start()
 
     def start(self):
-        self.listener = trio.SocketListener(trio.socket.from_stdlib_socket(bound(self.address, socket.SOCK_STREAM, self.port, 100)))
+        self.listener = trio.SocketListener(
+            trio.socket.from_stdlib_socket(bound(self.address, socket.SOCK_STREAM, self.port, 100))
+        )
         self.scope = trio.CancelScope()
         self.nursery.start_soon(self.run)
 
@@ -47,7 +54,8 @@ class Server:
             await trio.serve_listeners(self.serve, [self.listener])
 
     async def serve(self, stream):
-        self.peers.append(stream.socket.getpeername()[0])
+        with contextlib.suppress(OSError):  # already gone
+            self.peers.append(stream.socket.getpeername()[0])
         self.open += 1
         try:
             await self.handler(stream)
@@ -84,7 +92,9 @@ class Web(Server):
             path = request.target.decode()
             self.requests.append((number, request.method.decode(), path, dict(request.headers), body))
             status, content = self.answers.get(path, (200, self.name.encode()))
-            await stream.send_all(http.send(h11.Response(status_code=status, headers=[("content-length", str(len(content)))])))
+            await stream.send_all(
+                http.send(h11.Response(status_code=status, headers=[("content-length", str(len(content)))]))
+            )
             await stream.send_all(http.send(h11.Data(content)) + http.send(h11.EndOfMessage()))
             if http.our_state is h11.MUST_CLOSE:
                 return
@@ -119,10 +129,16 @@ class Caller:
 
     async def get(self, path="/", method="GET", body=b"", **headers):
         """One request; its answer. The connection stays open when the answer says so."""
-        fields = {"host": self.host, "user-agent": "test", **{name.replace("_", "-"): value for name, value in headers.items()}}
+        fields = {
+            "host": self.host,
+            "user-agent": "test",
+            **{name.replace("_", "-"): value for name, value in headers.items()},
+        }
         if body:
             fields["content-length"] = str(len(body))
-        await self.stream.send_all(self.http.send(h11.Request(method=method, target=path, headers=list(fields.items()))))
+        await self.stream.send_all(
+            self.http.send(h11.Request(method=method, target=path, headers=list(fields.items())))
+        )
         if body:
             await self.stream.send_all(self.http.send(h11.Data(body)))
         self.http.send(h11.EndOfMessage())

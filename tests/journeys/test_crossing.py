@@ -5,23 +5,23 @@ from __future__ import annotations
 import pytest
 import trio
 
-from nodeproxy import listen
 from nodeproxy.dns import resolver
-from nodeproxy.native import AVAILABLE
-from nodeproxy.upstream import connect
+from nodeproxy.downstream import accept
+from nodeproxy.routing import source
+from tests.compiled import needs_lane
 
 from .two_nodes import TwoNodes
 
-pytestmark = pytest.mark.skipif(not AVAILABLE, reason="the native lane was not compiled")
+pytestmark = needs_lane
 
 
 @pytest.fixture(params=[True, False], ids=["node doors", "own doors"])
 async def mesh(request, monkeypatch, mint):
     async with trio.open_nursery() as nursery:
         mesh = TwoNodes(nursery, mint, request.param)
-        monkeypatch.setattr(listen, "original_destination", mesh.original_destination)
+        monkeypatch.setattr(accept, "original_destination", mesh.original_destination)
         monkeypatch.setattr(resolver, "original_destination", mesh.original_destination)
-        monkeypatch.setattr(connect, "_is_loopback", lambda address: False)  # it is where workloads live here
+        monkeypatch.setattr(source, "_is_loopback", lambda address: False)  # it is where workloads live here
         await mesh.start()
         yield mesh
         nursery.cancel_scope.cancel()
@@ -29,7 +29,7 @@ async def mesh(request, monkeypatch, mint):
 
 
 def served(side):
-    return side.proxy.lane.lane.stats["served"]
+    return side.proxy.fast.lane.stats["served"]
 
 
 async def test_after_the_first_requests_both_lanes_serve(mesh):

@@ -67,3 +67,13 @@ async def test_load_goes_where_there_is_least(mesh):
             await mesh.settled()
         assert list(mesh.proxy.context.live.in_flight.values()) == [each, each]  # by chance: once in a thousand runs
     release.set()
+
+
+async def test_requests_that_alternate_go_to_every_endpoint(mesh):
+    """Turns would send each of the two to one endpoint for ever."""
+    mesh.web("store-v1"), mesh.web("store-v2")
+    mesh.publish()
+    call = await mesh.call("buyer", "bookstore.bookstore")
+    found = Counter([(path, (await call.get(path)).body) for _ in range(40) for path in ("/books", "/books/1")])
+    assert len(found) == 4, found
+    assert min(found.values()) >= 5, found

@@ -14,7 +14,7 @@ import subprocess
 import pytest
 import trio
 
-from nodeproxy import listen
+from nodeproxy.downstream import accept
 from tests.journeys.test_two_lanes_streams import NAME, PORT, SERVICE
 
 SERVER = """
@@ -73,8 +73,10 @@ async def door(mesh, monkeypatch):
     needs("node")
     mesh.publish(streams=SERVICE)
     aimed = mesh.proxy.context.snapshot.named(NAME, "bookbuyer").addresses[0], PORT
-    monkeypatch.setattr(listen, "original_destination", lambda sock: aimed)
-    server = await trio.lowlevel.open_process(["node", "-e", SERVER, mesh.addresses["store-v1"], str(PORT)], stdout=subprocess.PIPE)
+    monkeypatch.setattr(accept, "original_destination", lambda sock: aimed)
+    server = await trio.lowlevel.open_process(
+        ["node", "-e", SERVER, mesh.addresses["store-v1"], str(PORT)], stdout=subprocess.PIPE
+    )
     assert await server.stdout.receive_some(100) == b"ready\n"
     address, port = mesh.outbound["buyer"]
     yield f"{address}:{port}"
@@ -114,8 +116,8 @@ async def test_node_js_calls_node_js(mesh, door):
     assert (bye["last"], bye["grpc"]) == ("bye", "0")
     await mesh.until(lambda: len([r for r in mesh.records if r.kind == "request"]) == 27)
     assert {(r.flag, r.path) for r in mesh.records if r.kind == "request" and r.flag} == {("denied", "/admin")}
-    if mesh.proxy.lane is not None:
-        assert mesh.proxy.lane.lane.stats["served"] >= 24
+    if mesh.proxy.fast.stats().compiled:
+        assert mesh.proxy.fast.lane.stats["served"] >= 24
 
 
 async def test_h2load_calls_node_js(mesh, door, tmp_path):
@@ -127,8 +129,8 @@ async def test_h2load_calls_node_js(mesh, door, tmp_path):
     assert re.search(r"1000 total, 1000 started, 1000 done, 1000 succeeded, 0 failed, 0 errored, 0 timeout", out), out
     await mesh.until(lambda: len([r for r in mesh.records if r.kind == "request"]) == 1000)
     assert {(r.status, r.flag, r.bytes_out > 100) for r in mesh.records if r.kind == "request"} == {(200, "", True)}
-    if mesh.proxy.lane is not None:
-        assert mesh.proxy.lane.lane.stats["served"] >= 800
+    if mesh.proxy.fast.stats().compiled:
+        assert mesh.proxy.fast.lane.stats["served"] >= 800
 
 
 async def test_nghttp_hears_trailers(mesh, door, tmp_path):

@@ -48,6 +48,9 @@ async def test_a_service_without_endpoints_or_without_the_port_is_503(mesh):
     for host, port, reason in (("nobody.bookstore", mesh.port, "no-endpoint"), ("bookstore.bookstore", 80, "no-port")):
         answer = await (await mesh.call("buyer", host, port)).get("/books")
         assert (answer.status, answer.reason) == (503, reason)
+        assert str(mesh.port) not in answer.body, (
+            "which ports there are is told by edgemesh routes, to who may ask this node"
+        )
 
 
 async def test_a_server_that_does_not_listen_is_503(mesh):
@@ -55,7 +58,24 @@ async def test_a_server_that_does_not_listen_is_503(mesh):
     assert (answer.status, answer.reason) == (503, "connect-failed")
 
 
-async def test_a_host_that_names_another_service_is_misdirected(mesh):
+async def test_a_host_names_no_destination(mesh):
+    """Gateways pass on the Host that they were asked for. Where a call goes, and which rules it meets, is what was dialled."""
+    web, other = mesh.web("store-v1"), mesh.web("mysql", 3306)
+    buyer = await mesh.call("buyer", "bookstore-v1.bookstore")
+    buyer.host = "mysql.bookwarehouse:3306"
+    assert (await buyer.get("/books")).status == 200
+    assert (await buyer.get("/admin")).reason == "no-http-match"
+    assert [headers[b"host"] for _, _, _, headers, _ in web.requests] == [b"mysql.bookwarehouse:3306"], "as it came"
+    thief = await mesh.call("thief", "mysql.bookwarehouse", 3306)
+    assert await thief.is_over() == "reset"
+    thief = await mesh.call("thief", "bookstore-v1.bookstore")
+    thief.host = "example.com"
+    assert (await thief.get("/books")).status == 403
+    assert not other.peers
+
+
+async def test_a_host_that_names_another_service_is_misdirected_where_that_is_asked_for(mesh):
+    mesh.proxy.context.refuse_other_hosts = True
     web = mesh.web("store-v1")
     buyer = await mesh.call("buyer", "bookstore-v1.bookstore")
     for host in ("bookstore-v2.bookstore", "bookstore-v2.bookstore.svc.cluster.local:14001", "MYSQL.bookwarehouse"):
@@ -74,6 +94,24 @@ async def test_an_ambiguous_path_is_400(mesh):
         answer = await (await mesh.call("buyer", "bookstore-v1.bookstore")).get(path)
         assert (answer.status, answer.reason) == (400, "bad-path")
     assert not web.requests
+
+
+async def test_an_encoded_slash_passes_where_no_rule_could_tell_it_from_a_slash(mesh):
+    """RabbitMQ's vhosts, GitLab's projects, npm's scopes: %2F is a part of a name there. Elsewhere it is a slash, and no way around a rule."""
+    web = mesh.web("store-v1")
+    buyer = await mesh.call("buyer", "bookstore-v1.bookstore")
+    for _ in range(2):
+        assert (await buyer.get("/books/a%2fb?c=%2f")).status == 200
+        assert (await buyer.get("/books/a/b")).status == 200
+    assert [target for _, _, target, _, _ in web.requests] == ["/books/a%2Fb?c=%2f", "/books/a/b"] * 2
+    answer = await buyer.get("/admin%2Fbooks")
+    assert (answer.status, answer.reason) == (403, "no-http-match")
+    mesh.publish(routes=mesh.manifests["routes"].replace("/books.*", "'/books/[^/]*$'"))
+    for path in ("/books/a", "/books/a%2Fb", "/books/b"):
+        buyer = await mesh.call("buyer", "bookstore-v1.bookstore")
+        answer = await buyer.get(path)
+        assert (answer.status, answer.reason) == ((400, "bad-path") if "%" in path else (200, ""))
+    assert len(web.requests) == 6
 
 
 async def test_outside_of_the_mesh_passes_while_egress_is_on(mesh):

@@ -1,26 +1,28 @@
 """The same policy over IPv6, and between the families."""
 
-import random
-
 import pytest
 
 from tests.journeys.stand_ins import echo
+from tests.ports import free_port
 
 
 @pytest.fixture
-def port(mesh):
-    """The port of a service whose endpoint is [::1]: another one each time, since there is only one such address."""
-    port = random.randrange(20000, 30000)
+def ports(mesh):
+    """The ports of a service whose endpoint is [::1]: others each time, since there is only one such address."""
+    port, other = free_port(), free_port()
     mesh.publish(
         six=mesh.service(
-            "six", "{app: six}", f"[{{name: web, port: {port}, appProtocol: http}}, {{name: raw, port: {port + 1}, appProtocol: tcp}}]"
+            "six",
+            "{app: six}",
+            f"[{{name: web, port: {port}, appProtocol: http}}, {{name: raw, port: {other}, appProtocol: tcp}}]",
         ),
-        access_six=mesh.http("bookbuyer", "six") + mesh.tcp("bookbuyer", "six", port + 1),
+        access_six=mesh.http("bookbuyer", "six") + mesh.tcp("bookbuyer", "six", other),
     )
-    return port
+    return port, other
 
 
-async def test_http_to_a_server_with_an_ipv6_address(mesh, port):
+async def test_http_to_a_server_with_an_ipv6_address(mesh, ports):
+    port, _ = ports
     web = mesh.web("six", port)
     for host in ("six.bookstore", "::1"):
         buyer = await mesh.call("buyer", host, port)
@@ -31,12 +33,13 @@ async def test_http_to_a_server_with_an_ipv6_address(mesh, port):
     assert len(web.requests) == 2
 
 
-async def test_tcp_to_a_server_with_an_ipv6_address(mesh, port):
-    mesh.serve("six", echo, port + 1)
-    buyer = await mesh.call("buyer", "six.bookstore", port + 1)
+async def test_tcp_to_a_server_with_an_ipv6_address(mesh, ports):
+    _, port = ports
+    mesh.serve("six", echo, port)
+    buyer = await mesh.call("buyer", "six.bookstore", port)
     await buyer.send(b"ping")
     assert await buyer.read(4) == b"ping"
-    assert await (await mesh.call("thief", "six.bookstore", port + 1)).is_over() == "reset"
+    assert await (await mesh.call("thief", "six.bookstore", port)).is_over() == "reset"
     mesh.publish(access_six="")
     assert await buyer.is_over() == "reset"
 
@@ -46,13 +49,16 @@ async def test_a_caller_with_an_ipv6_address(mesh):
     six = await mesh.call("six", "bookstore-v1.bookstore")
     assert (await six.get("/books")).status == 403
     mesh.publish(
-        six=mesh.http("bookstore", "bookstore").replace("name: bookstore, namespace: bookstore}]", "name: six, namespace: bookstore}]")
+        six=mesh.http("bookstore", "bookstore").replace(
+            "name: bookstore, namespace: bookstore}]", "name: six, namespace: bookstore}]"
+        )
     )
     assert (await six.get("/books")).status == 200
     assert web.requests[0][3][b"x-forwarded-for"] == b"::1"
 
 
-async def test_an_ipv6_address_is_no_identity(mesh, port):
+async def test_an_ipv6_address_is_no_identity(mesh, ports):
+    port, _ = ports
     mesh.web("six", port)
     answer = await (await mesh.call_in("::1", "six", port)).get("/books")
     assert (answer.status, answer.reason) == (403, "no-identity")

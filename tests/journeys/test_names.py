@@ -30,7 +30,8 @@ async def ask(mesh):
 
 
 @pytest.mark.parametrize(
-    "name", ["bookstore.bookstore", "bookstore.bookstore.svc", "BOOKSTORE.bookstore.svc.cluster.local", "bookstore.bookstore."]
+    "name",
+    ["bookstore.bookstore", "bookstore.bookstore.svc", "BOOKSTORE.bookstore.svc.cluster.local", "bookstore.bookstore."],
 )
 async def test_a_service_has_one_address_by_all_its_names(mesh, ask, name):
     web = mesh.web("store-v1")
@@ -46,7 +47,16 @@ async def test_a_short_name_is_of_the_callers_own_namespace(mesh, ask):
     assert await ask("buyer", "bookstore") == (dns.rcode.SERVFAIL, [])  # the resolver is asked, and there is none here
 
 
-@pytest.mark.parametrize("name", ["example.com", "bookstore.bookstore.bookbuyer.svc.cluster.local", "bookstore.bookstore.example.com", "."])
+async def test_what_a_search_list_makes_of_a_services_name_is_that_service(mesh, ask):
+    """With ndots:5, as in Kubernetes, the name with the first suffix is what is asked first."""
+    assert (await ask("buyer", "bookstore.bookstore.bookbuyer.svc.cluster.local")) == (
+        await ask("buyer", "bookstore.bookstore")
+    )
+
+
+@pytest.mark.parametrize(
+    "name", ["example.com", "bookstore.elsewhere.bookbuyer.svc.cluster.local", "bookstore.bookstore.example.com", "."]
+)
 async def test_other_names_are_the_resolvers(mesh, ask, name):
     with trio.socket.from_stdlib_socket(bound(mesh.stranger, socket.SOCK_DGRAM)) as upstream:
         mesh.kernel.resolver = upstream.getsockname()

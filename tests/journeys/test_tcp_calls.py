@@ -3,6 +3,7 @@
 import trio
 import trio.testing
 
+from policy.snapshot import Snapshot
 from tests.journeys.stand_ins import echo, greets
 
 
@@ -84,6 +85,19 @@ async def test_nothing_moves_for_too_long(mesh, quick_clock):
     assert await buyer.is_over() == "reset"
     assert mesh.limits.idle_timeout <= trio.current_time() - began < mesh.limits.idle_timeout + 2
     assert mesh.records[-1].flag == "idle"
+
+
+async def test_a_port_may_be_quiet_for_as_long_as_its_service_says(mesh, quick_clock, monkeypatch):
+    mesh.limit(idle_timeout=30)
+    mesh.serve("store-v1", echo, 9000)
+    mesh.publish(tcp=mesh.tcp("bookbuyer", "bookstore", 9000))
+    for idle, ends in ((90.0, True), (0.0, False)):
+        monkeypatch.setattr(Snapshot, "idle_timeout", lambda self, endpoint, idle=idle: idle)
+        buyer = await mesh.call("buyer", "bookstore-v1.bookstore", 9000)
+        began = trio.current_time()
+        with trio.move_on_after(1000):
+            assert await buyer.is_over() == "reset"
+        assert (90 <= trio.current_time() - began < 93) is ends
 
 
 # port 7000: the Service does not say what it speaks

@@ -37,7 +37,10 @@ async def test_connections_are_split_exactly(mesh):
         await stream.send_all(b"2")
 
     mesh.serve("store-v1", says_one, 9000), mesh.serve("store-v2", says_two, 9000)
-    mesh.publish(split=mesh.split(75, 25), tcp=mesh.tcp("bookbuyer", "bookstore", 9000) + mesh.tcp("bookbuyer", "bookstore-v2", 9000))
+    mesh.publish(
+        split=mesh.split(75, 25),
+        tcp=mesh.tcp("bookbuyer", "bookstore", 9000) + mesh.tcp("bookbuyer", "bookstore-v2", 9000),
+    )
     found = Counter([await (await mesh.call("buyer", "bookstore.bookstore", 9000)).read(1) for _ in range(20)])
     assert found == {b"1": 15, b"2": 5}
 

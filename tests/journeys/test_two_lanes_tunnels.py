@@ -11,15 +11,16 @@ import random
 import pytest
 import trio
 
-from nodeproxy import listen, tls
-from nodeproxy import relay as relay_module
+from nodeproxy.downstream import accept
 from nodeproxy.limits import Limits
-from nodeproxy.native import AVAILABLE
-from nodeproxy.upstream import connect
+from nodeproxy.protocols import relay as relay_module
+from nodeproxy.routing import source
+from nodeproxy.tls import contexts
+from tests.compiled import needs_lane
 from tests.journeys.test_two_lanes_cross import BOTH, EAST, WEST
 from tests.journeys.two_nodes import TwoNodes
 
-pytestmark = pytest.mark.skipif(not AVAILABLE, reason="the native lane was not compiled")
+pytestmark = needs_lane
 
 PORT = 9000
 LINGER = bytes([1, 0, 0, 0, 0, 0, 0, 0])  # SO_LINGER: 0 seconds
@@ -29,8 +30,8 @@ LINGER = bytes([1, 0, 0, 0, 0, 0, 0, 0])  # SO_LINGER: 0 seconds
 async def two_nodes(monkeypatch, mint, lanes, limits=None):
     async with trio.open_nursery() as nursery:
         mesh = TwoNodes(nursery, mint, True, lanes, limits)
-        monkeypatch.setattr(listen, "original_destination", mesh.original_destination)
-        monkeypatch.setattr(connect, "_is_loopback", lambda address: False)  # it is where workloads live here
+        monkeypatch.setattr(accept, "original_destination", mesh.original_destination)
+        monkeypatch.setattr(source, "_is_loopback", lambda address: False)  # it is where workloads live here
         await mesh.start()
         mesh.publish(tcp=mesh.tcp("bookbuyer", "bookstore", PORT))
         try:
@@ -46,11 +47,13 @@ def reset(stream):
     stream.socket.close()
 
 
-async def everything(stream):
-    """What came until the end, in short, or that it was reset."""
+async def everything(stream, heard=None):
+    """Return what came until the end, in short, or that it was reset. `heard` is set when the first bytes have come."""
     total, sha = 0, hashlib.sha256()
     try:
         async for data in stream:
+            if heard is not None:
+                heard.set()
             total += len(data)
             sha.update(data)
     except trio.BrokenResourceError:
@@ -66,6 +69,7 @@ class Talk:
 
     def __init__(self):
         self.seen = {}
+        self.caller_heard, self.server_heard = trio.Event(), trio.Event()
 
     async def ask_and_answer(self, caller):
         await caller.send_all(LARGE)
@@ -101,12 +105,12 @@ class Talk:
 
     async def waits(self, caller):
         await caller.send_all(b"x")
-        self.seen["caller"] = await everything(caller)
+        self.seen["caller"] = await everything(caller, self.caller_heard)
 
     async def server_resets(self, server):
         await server.receive_some()
         await server.send_all(b"half of ")
-        await trio.sleep(0.05)
+        await self.caller_heard.wait()
         reset(server)
 
 
@@ -131,25 +135,27 @@ async def talk(monkeypatch, mint, lanes, name):
             if answer is not None:
                 await answer(both, stream)
             else:
-                both.seen["server"] = await everything(stream)
+                both.seen["server"] = await everything(stream, both.server_heard)
 
         mesh.serve("store-v1", serve, PORT)
         call = await mesh.call("buyer", "bookstore-v1.bookstore", PORT)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(ask, both, call.stream)
             if name == "a rule is taken away":
-                await mesh.until(lambda: any(conn.pick for conn in mesh.east.proxy.context.conns.values()))
-                await trio.sleep(0.05)
+                await both.server_heard.wait()
                 assert mesh.publish(tcp="") == 2
         await mesh.until(mesh.at_rest)
         await mesh.settled()
         assert not any(link.streams for link in (*mesh.west.peers._carried, *mesh.east.peers.accepted))
         for side in (mesh.west, mesh.east):
-            if side.proxy.lane is not None:
-                assert side.proxy.lane.lane.stats["tunnels"] == 0
+            if side.proxy.fast.stats().compiled:
+                assert side.proxy.fast.lane.stats["tunnels"] == 0
         kept = ("flag", "rule", "service", "protocol", "bytes_in", "bytes_out", "tls_peer", "tls_version")
         records = [
-            [(r.source and r.source.name, *(getattr(r, what) for what in kept)) for r in side.told("connection", protocol="tcp")]
+            [
+                (r.source and r.source.name, *(getattr(r, what) for what in kept))
+                for r in side.told("connection", protocol="tcp")
+            ]
             for side in (mesh.west, mesh.east)
         ]
         return both.seen, records
@@ -168,7 +174,9 @@ async def test_all_say_the_same(monkeypatch, mint, name, lanes):
     assert seen == slow_seen
     if name == "nothing moves":  # who notices first, and tells the other by a reset, is a race
         assert "idle" in (west[0][1], east[0][1])
-        west, east, slow_west, slow_east = ([(record[0], *record[2:]) for record in side] for side in (west, east, slow_west, slow_east))
+        west, east, slow_west, slow_east = (
+            [(record[0], *record[2:]) for record in side] for side in (west, east, slow_west, slow_east)
+        )
     assert west == slow_west
     assert east == slow_east
     assert len(west) == len(east) == 1
@@ -191,7 +199,7 @@ async def test_only_a_node_without_the_lane_relays_in_python(monkeypatch, mint, 
 @pytest.mark.parametrize("lanes", [BOTH, WEST, EAST, ()], ids=["both", "west", "east", "none"])
 async def test_tunnels_of_a_peer_that_is_not_edgemesh(monkeypatch, mint, lanes):
     """HBONE without requests of HTTP beside it, as ztunnel speaks it."""
-    monkeypatch.setattr(tls, "ALPN_MESH", tls.ALPN_TUNNEL)
+    monkeypatch.setattr(contexts, "ALPN_MESH", contexts.ALPN_TUNNEL)
     seen, records = await talk(monkeypatch, mint, lanes, "question and answer")
     assert seen["caller"] == (len(LARGE), hashlib.sha256(LARGE[::-1]).hexdigest())
     assert [record[5:7] for side in records for record in side] == [(len(LARGE), len(LARGE))] * 2
@@ -206,7 +214,9 @@ async def test_connections_show_what_moves(monkeypatch, mint, lanes):
         await call.stream.send_all(bytes(100_000))
         for side in (mesh.west, mesh.east):
             await mesh.until(
-                lambda side=side: any(conn.pick and conn.report.record.bytes_in == 100_000 for conn in side.proxy.context.conns.values())
+                lambda side=side: any(
+                    conn.pick and conn.report.record.bytes_in == 100_000 for conn in side.proxy.context.conns.values()
+                )
             )
         await call.stream.send_eof()
         assert (await everything(call.stream))[0] == len(LARGE)

@@ -7,21 +7,25 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from nodeproxy import listen, tls
 from nodeproxy.dns import resolver
-from nodeproxy.native import AVAILABLE
-from nodeproxy.upstream import connect
+from nodeproxy.downstream import accept
+from nodeproxy.errors import Refused
+from nodeproxy.h2.connection import Connection
+from nodeproxy.routing import source
+from nodeproxy.tls import contexts
 from policy.model import Identity, Revoked
+from tests.compiled import needs_lane
 from tests.journeys.stand_ins import echo, greets, head_of
 from tests.journeys.two_nodes import TwoNodes
 
 NODE_DOORS, OWN_DOORS = True, False
 
 
-@pytest.fixture(params=[(), ("west",), ("east",), ("west", "east")], ids=["no lane", "lane in the west", "lane in the east", "lanes"])
+LANES = [(), *(pytest.param(lanes, marks=needs_lane) for lanes in (("west",), ("east",), ("west", "east")))]
+
+
+@pytest.fixture(params=LANES, ids=["no lane", "lane in the west", "lane in the east", "lanes"])
 def lanes(request):
-    if request.param and not AVAILABLE:
-        pytest.skip("the native lane was not compiled")
     return request.param
 
 
@@ -29,9 +33,9 @@ def lanes(request):
 async def mesh(request, monkeypatch, mint, lanes):
     async with trio.open_nursery() as nursery:
         mesh = TwoNodes(nursery, mint, request.param, lanes)
-        monkeypatch.setattr(listen, "original_destination", mesh.original_destination)
+        monkeypatch.setattr(accept, "original_destination", mesh.original_destination)
         monkeypatch.setattr(resolver, "original_destination", mesh.original_destination)
-        monkeypatch.setattr(connect, "_is_loopback", lambda address: False)  # it is where workloads live here
+        monkeypatch.setattr(source, "_is_loopback", lambda address: False)  # it is where workloads live here
         await mesh.start()
         yield mesh
         nursery.cancel_scope.cancel()
@@ -48,7 +52,9 @@ async def test_an_http_call(mesh):
     assert not [name for name in web.requests[0][3] if b"edgemesh" in name]
     (out,), (into,) = mesh.west.told("request"), mesh.east.told("request")
     assert (out.status, out.source.name, out.destination.name) == (into.status, into.source.name, into.destination.name)
-    assert out.tls_peer.startswith("spiffe://cluster.local/node/east" if mesh.node_doors else "spiffe://cluster.local/ns/bookstore")
+    assert out.tls_peer.startswith(
+        "spiffe://cluster.local/node/east" if mesh.node_doors else "spiffe://cluster.local/ns/bookstore"
+    )
     assert out.tls_version == "TLSv1.3"
 
 
@@ -64,7 +70,10 @@ async def test_requests_of_one_identity_share_a_connection(mesh):
 
 async def test_what_no_rule_admits_is_refused_before_it_leaves(mesh):
     web = mesh.web("store-v1")
-    buyer, thief = await mesh.call("buyer", "bookstore-v1.bookstore"), await mesh.call("thief", "bookstore-v1.bookstore")
+    buyer, thief = (
+        await mesh.call("buyer", "bookstore-v1.bookstore"),
+        await mesh.call("thief", "bookstore-v1.bookstore"),
+    )
     assert (await buyer.get("/admin")).reason == "no-http-match"
     assert (await thief.get("/books")).reason == "no-rule"
     assert not web.requests
@@ -95,6 +104,30 @@ async def test_a_body_each_way(mesh):
     answer = await buyer.get("/books", method="POST", body=b"y" * 300_000)
     assert answer.body == "x" * 300_000
     assert web.requests[0][4] == b"y" * 300_000
+
+
+async def test_an_upload_goes_on_another_connection_when_its_own_is_just_ending(mesh, monkeypatch):
+    """A node that hands over ends its connections: whatever has not left yet is asked elsewhere, body or not."""
+    web = mesh.web("store-v1")
+    buyer = await mesh.call("buyer", "bookstore-v1.bookstore")
+    assert (await buyer.get("/books")).status == 200
+    opens, ending = Connection.open, ["once"]
+
+    async def open_or_end(self, fields, end=False):
+        if ending:
+            ending.pop()
+            raise Refused("peer-lost", "it is ending")
+        return await opens(self, fields, end)
+
+    monkeypatch.setattr(Connection, "open", open_or_end)
+    await buyer.send(
+        b"POST /books HTTP/1.1\r\nhost: bookstore-v1.bookstore\r\ntransfer-encoding: chunked\r\nexpect: x\r\n\r\n3\r\nabc\r\n"
+    )
+    await mesh.settled()
+    await buyer.send(b"3\r\ndef\r\n0\r\n\r\n")
+    assert (await buyer.read(12)) == b"HTTP/1.1 200"
+    assert not ending
+    assert [body for _, _, _, _, body in web.requests] == [b"", b"abcdef"]
 
 
 # opaque bytes
@@ -274,7 +307,7 @@ async def test_a_node_that_dies_and_comes_back(mesh):
     mesh.east.scope.cancel()
     await mesh.until(lambda: not mesh.west.peers._carried)
     answer = await buyer.get("/books")
-    assert (answer.status, answer.reason) == (503, "connect-failed")
+    assert (answer.status, answer.reason) == (503, "node-unreachable")
     assert (await buyer.get("/books")).status == 503
 
 
@@ -291,7 +324,9 @@ async def test_without_mtls_calls_go_in_plain(mesh):
     buyer = await mesh.call("buyer", "bookstore-v1.bookstore")
     for side in (mesh.west, mesh.east):
         snapshot = side.snapshot
-        side.proxy.publish(msgspec.structs.replace(snapshot, mesh=msgspec.structs.replace(snapshot.mesh, mtls="disabled")))
+        side.proxy.publish(
+            msgspec.structs.replace(snapshot, mesh=msgspec.structs.replace(snapshot.mesh, mtls="disabled"))
+        )
     # Nothing here redirects what comes in, so the call reaches the server itself.
     assert (await buyer.get("/books")).status == 200
     assert not mesh.west.peers
@@ -338,7 +373,7 @@ async def test_connections_between_nodes_end_when_nobody_uses_them(quick_clock, 
 
 async def test_http_through_tunnels_where_the_peer_is_not_edgemesh(monkeypatch, mesh):
     """The server's connection rests in the tunnel. It is known who is behind it, and it outlives no renewed certificate."""
-    monkeypatch.setattr(tls, "ALPN_MESH", tls.ALPN_TUNNEL)
+    monkeypatch.setattr(contexts, "ALPN_MESH", contexts.ALPN_TUNNEL)
     mesh.web("store-v1")
     buyer = await mesh.call("buyer", "bookstore-v1.bookstore")
     for _ in range(2):
@@ -352,3 +387,43 @@ async def test_http_through_tunnels_where_the_peer_is_not_edgemesh(monkeypatch, 
     await mesh.until(lambda: len(mesh.west.peers) == 1)
     (link,) = mesh.west.peers._carried
     assert link.made_of[0] == mesh.west.identities.of(Identity("bookbuyer", "bookbuyer"))
+
+
+def _tried(side):
+    return [(one.trial, one.status) for one in side.told("request") if one.trial]
+
+
+async def test_a_dry_run_is_counted_by_each_node_that_judges(mesh):
+    mesh.web("store-v1")
+    target = "TrafficTarget bookstore/http-bookbuyer-bookstore"
+    mark = 'metadata: {annotations: {edgemesh.io/dry-run: "removal"}, '
+    mesh.publish(access=mesh.manifests["access"].replace("metadata: {", mark, 1))
+    buyer = await mesh.call("buyer", "bookstore-v1.bookstore")
+    for _ in range(5):
+        assert (await buyer.get("/books")).status == 200
+    await mesh.settled()
+    assert _tried(mesh.west) == _tried(mesh.east) == [(target, 200)] * 5
+    mesh.publish(access=mesh.manifests["access"].replace("removal", "true"))
+    for _ in range(5):
+        assert (await buyer.get("/books")).reason == "no-rule"
+    await mesh.settled()
+    assert _tried(mesh.west)[5:] == [(target, 403)] * 5
+    assert len(_tried(mesh.east)) == 5, "a call that its caller's node refuses reaches no other"
+
+
+async def test_the_servers_node_refuses_a_caller_that_an_isolation_cuts_off(mesh):
+    """Also while the caller's own node has not heard of it."""
+    web = mesh.web("store-v1")
+    buyer, other = [await mesh.call(who, "bookstore-v1.bookstore") for who in ("buyer", "buyer-2")]
+    for call in (buyer, other):
+        assert (await call.get("/books")).status == 200
+    mesh.manifests["isolation"] = (
+        "\n---\n{apiVersion: edgemesh.io/v1alpha1, kind: Isolation, metadata: {name: q},"
+        f" spec: {{cidrs: [{mesh.addresses['buyer']}/32]}}}}"
+    )
+    mesh.east.publish()
+    for _ in range(3):
+        answer = await buyer.get("/books")
+        assert (answer.status, answer.reason) == (403, "isolated")
+    assert (await other.get("/books")).status == 200
+    assert len(web.requests) == 3

@@ -5,6 +5,7 @@ As conftest.py: what is not real is the kernel's capture alone. `west` has the b
 
 from __future__ import annotations
 
+import contextlib
 import random
 import socket
 
@@ -14,14 +15,18 @@ import trio.testing
 
 from agent.sources import manifest
 from nodeproxy.capture import Doors, Ports
-from nodeproxy.http.h2 import Bounds
+from nodeproxy.downstream import accept
+from nodeproxy.downstream.listeners import NODE_DOOR
+from nodeproxy.h2.connection import Bounds
 from nodeproxy.limits import Limits
 from nodeproxy.native import AVAILABLE
-from nodeproxy.proxy import NODE_DOOR, Proxy
+from nodeproxy.proxy import Proxy
+from nodeproxy.routing import source
 from policy.build import build
 from policy.model import Node, Revoked
 from tests.journeys import bookstore
 from tests.journeys.bookstore import WORKLOADS
+from tests.journeys.conftest import Mesh
 from tests.journeys.stand_ins import PORT, Caller, Server, Web, bound, unbound
 from tests.nodeproxy.tunnels import Known
 
@@ -35,7 +40,7 @@ class Sockets:
         self.address = address
         self.dialled = []  # (key of the workload dialled, source address wished for)
 
-    def towards(self, workload, caller, family):
+    def towards(self, workload, caller, family, reuse=False):
         self.dialled.append((workload.key, caller))
         return bound(caller, socket.SOCK_STREAM) if caller else unbound(family, socket.SOCK_STREAM)
 
@@ -49,6 +54,15 @@ class Sockets:
         return None
 
     def node_addresses(self):
+        return frozenset({self.address})
+
+    def lent_addresses(self):
+        return self.node_addresses()
+
+    def before_nat(self, peer, dialled):
+        return None
+
+    def probers(self):
         return frozenset({self.address})
 
 
@@ -68,7 +82,9 @@ class Side:
         self.build()
         lane = AVAILABLE and name in mesh.lanes
         bounds = Bounds(native=lane)
-        self.proxy = Proxy(self.snapshot, self.sockets, mesh.limits, Ports(), self.records.append, self.identities, bounds, lane=lane)
+        self.proxy = Proxy(
+            self.snapshot, self.sockets, mesh.limits, Ports(), self.records.append, self.identities, bounds, fast=lane
+        )
         self.scope = trio.CancelScope()
 
     @property
@@ -79,7 +95,11 @@ class Side:
         change = manifest.read("".join(self.mesh.texts()).encode(), "mesh.yaml")
         before = self.built
         self.built = build(
-            change.objects, before and before.accepted, before and before.snapshot.addresses, self.name, nodes=self.mesh.nodes()
+            change.objects,
+            before and before.accepted,
+            before and before.snapshot.addresses,
+            self.name,
+            nodes=self.mesh.nodes(),
         )
         assert not [problem for problem in (*change.problems, *self.built.problems) if problem.severity == "error"]
         self.snapshot = msgspec.structs.replace(self.built.snapshot, revoked=self.mesh.revoked)
@@ -112,7 +132,11 @@ class Side:
 
     def told(self, kind, **values):
         """The records of this kind with these values."""
-        return [r for r in self.records if r.kind == kind and all(getattr(r, name) == value for name, value in values.items())]
+        return [
+            r
+            for r in self.records
+            if r.kind == kind and all(getattr(r, name) == value for name, value in values.items())
+        ]
 
 
 class TwoNodes:
@@ -171,7 +195,10 @@ class TwoNodes:
         yield from self.manifests.values()
 
     def nodes(self):
-        return tuple(Node(name, (address,) if self.node_doors else (), 15008, self.metered) for name, address in self.addressed.items())
+        return tuple(
+            Node(name, (address,) if self.node_doors else (), 15008, self.metered)
+            for name, address in self.addressed.items()
+        )
 
     def publish(self, revoked=None, **manifests):
         """Put manifests in force on both nodes. Answers how many connections were cut."""
@@ -207,7 +234,7 @@ class TwoNodes:
         await trio.testing.wait_all_tasks_blocked(0.01)
 
     async def until(self, condition):
-        with trio.fail_after(5):
+        with trio.fail_after(30):
             while not condition():
                 await trio.sleep(0.001)
 
@@ -215,6 +242,28 @@ class TwoNodes:
         """Nothing is left but the connections between the nodes."""
         for side in (self.west, self.east):
             context = side.proxy.context
-            if context.live.in_flight or any(conn.pick for conn in context.conns.values()) or len(context.conns) > len(side.peers.accepted):
+            if (
+                context.live.in_flight
+                or context.shares.under_way
+                or any(conn.pick for conn in context.conns.values())
+                or len(context.conns) > len(side.peers.accepted)
+            ):
                 return False
         return True
+
+
+@contextlib.asynccontextmanager
+async def running(monkeypatch, mint, nodes, path):
+    """The mesh of `nodes` nodes, 1 or 2, whose calls go by the native lane (`path` "lane") or without it."""
+    monkeypatch.setattr(source, "_is_loopback", lambda address: nodes == 1 and address.startswith("127."))
+    async with trio.open_nursery() as nursery:
+        if nodes == 1:
+            mesh = Mesh(nursery, Limits(), path == "lane")
+            monkeypatch.setattr(accept, "original_destination", mesh.kernel.original_destination)
+        else:
+            mesh = TwoNodes(nursery, mint, True, ("west", "east") if path == "lane" else ())
+            monkeypatch.setattr(accept, "original_destination", mesh.original_destination)
+        await mesh.start()
+        with contextlib.closing(mesh), trio.fail_after(30):
+            yield mesh
+        nursery.cancel_scope.cancel()

@@ -19,26 +19,31 @@ from pathlib import Path
 import pytest
 
 from agent.admin.client import get
-from agent.kernel import cgroup
+from agent.system import cgroup
 
 NEEDED = ("ip", "nft", "curl")
 PATH = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
 # The program under test: the source tree, or the built file (make netns-file).
 FILE = os.environ.get("EDGEMESH_FILE", "")
 EDGEMESH = [str(Path(FILE).resolve())] if FILE else [sys.executable, "-m", "agent"]
+PATIENCE = 60  # seconds to wait for what is to happen: how soon it does is measured elsewhere, on a machine at rest
 ROOTLESS = Path("/proc/self/uid_map").read_text().split() != ["0", "0", "4294967295"]
 
 
 def pytest_collection_modifyitems(items):
+    skip_where_it_cannot_run([item for item in items if Path(__file__).parent in item.path.parents])
+
+
+def skip_where_it_cannot_run(items):
+    """Of rings that make namespaces."""
     missing = [program for program in NEEDED if shutil.which(program, path=PATH) is None]
     reason = f"needs {', '.join(missing)}" if missing else "needs root" if os.geteuid() else ""
     if not reason:
         return
+    if items and os.environ.get("CI"):
+        raise pytest.UsageError(f"what makes namespaces may not be skipped in CI: {reason}")
     for item in items:
-        if Path(__file__).parent in item.path.parents:
-            if os.environ.get("CI"):
-                raise pytest.UsageError(f"the netns ring may not be skipped in CI: {reason}")
-            item.add_marker(pytest.mark.skip(reason=reason))
+        item.add_marker(pytest.mark.skip(reason=reason))
 
 
 @pytest.fixture(scope="session")
@@ -53,7 +58,9 @@ def needs_cgroup():
 
 
 def sh(*words, check=True, timeout=20, **options):
-    done = subprocess.run(words, capture_output=True, text=True, timeout=timeout, check=False, env={**os.environ, "PATH": PATH}, **options)
+    done = subprocess.run(
+        words, capture_output=True, text=True, timeout=timeout, check=False, env={**os.environ, "PATH": PATH}, **options
+    )
     if check and done.returncode:
         raise AssertionError(f"{' '.join(words)}: {done.stderr or done.stdout}")
     return done
@@ -96,22 +103,36 @@ class Host:
         status, _, reason = last.partition(" ")
         return Answer(done.returncode, int(status or 0), body, "" if reason.startswith("%") else reason.strip())
 
-    def curl_by_name(self, url, nameserver):
+    def curl_by_name(self, url, nameserver, more="options timeout:2 attempts:1\n", timeout=5):
         """curl that resolves names as every program does, by /etc/resolv.conf: one of its own is mounted for it alone."""
         resolver = self.lab.folder / "resolv.conf"
-        resolver.write_text(f"nameserver {nameserver}\noptions timeout:2 attempts:1\n")
-        script = 'mount --bind "$0" "$(readlink -f /etc/resolv.conf)" && exec curl -sS -m 5 -w "\n%{http_code}" "$1"'
-        done = self.run("unshare", "--mount", "sh", "-c", script, str(resolver), url, check=False)
+        resolver.write_text(f"nameserver {nameserver}\n{more}")
+        script = 'mount --bind "$0" "$(readlink -f /etc/resolv.conf)" && exec curl -sS -m "$2" -w "\n%{http_code}" "$1"'
+        done = self.run(
+            "unshare", "--mount", "sh", "-c", script, str(resolver), url, str(timeout), check=False, timeout=timeout + 5
+        )
         body, _, status = done.stdout.rpartition("\n")
         return Answer(done.returncode, int(status or 0), body, "")
 
     def start(self, code, *words):
         """Run Python code here until the lab ends; returns when it has printed a line."""
-        command = ["ip", "netns", "exec", self.name, sys.executable, "-u", "-c", textwrap.dedent(code), *map(str, words)]
+        command = [
+            "ip",
+            "netns",
+            "exec",
+            self.name,
+            sys.executable,
+            "-u",
+            "-c",
+            textwrap.dedent(code),
+            *map(str, words),
+        ]
         return self.lab.start(command, wait=True)
 
     def python(self, code, *words, timeout=20):
-        return self.run(sys.executable, "-c", textwrap.dedent(code), *map(str, words), check=False, timeout=timeout).stdout.strip()
+        return self.run(
+            sys.executable, "-c", textwrap.dedent(code), *map(str, words), check=False, timeout=timeout
+        ).stdout.strip()
 
 
 class Answer:
@@ -178,6 +199,7 @@ class Lab:
         self.daemon = None
         self.node = f"{prefix}node"
         self.settings = {}
+        self.sealed = []  # a command that starts the daemon in some confinement
         self.home = None  # the namespace that the daemon takes for the host; None: the tests' own
         self.remove_leftovers()
         sh("ip", "netns", "add", self.switch)
@@ -204,7 +226,12 @@ class Lab:
 
     def workload(self, host, service_account="", **spec):
         name = host.name.removeprefix(self.prefix)
-        given = {"serviceAccount": service_account or name, "labels": {"app": name}, "addresses": [host.v4, host.v6], "netns": host.name}
+        given = {
+            "serviceAccount": service_account or name,
+            "labels": {"app": name},
+            "addresses": [host.v4, host.v6],
+            "netns": host.name,
+        }
         self.write(f"workload-{name}", own("Workload", name, given | spec))
 
     def service(self, name, ports, selector=None, **more):
@@ -240,8 +267,10 @@ class Lab:
         log = (self.folder / "daemon.log").open("ab")
         # Not `ip netns exec`: that hides the cgroup mount.
         inside = ["nsenter", f"--net=/run/netns/{self.home.name}"] if self.home else []
-        command = [*inside, *EDGEMESH, "run", "--config", str(self.config), "--access-log", "all"]
+        command = [*inside, *self.sealed, *EDGEMESH, "run", "--config", str(self.config), "--access-log", "all"]
         environment = {**os.environ, "PATH": PATH, "PYTHONPATH": str(Path(__file__).parents[2])}
+        if self.daemon is not None:
+            self.daemon.poll()  # the one before has ended; nobody may have asked it yet how
         self.daemon = subprocess.Popen(command, stdout=log, stderr=log, env=environment, cwd=self.folder)
         log.close()
         self.wait(self.ready, "the daemon is ready")
@@ -261,7 +290,7 @@ class Lab:
         self.daemon.send_signal(number)
         return self.daemon.wait(15)
 
-    def wait(self, condition, what, seconds=10):
+    def wait(self, condition, what, seconds=PATIENCE):
         until = time.monotonic() + seconds
         while time.monotonic() < until:
             if condition():
@@ -278,7 +307,9 @@ class Lab:
     # the world around
 
     def start(self, command, wait=False, **options):
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env={**os.environ, "PATH": PATH}, **options)
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env={**os.environ, "PATH": PATH}, **options
+        )
         self.processes.append(process)
         if wait and not process.stdout.readline():
             raise AssertionError(f"did not start: {command}")
@@ -345,7 +376,12 @@ def tcp_route(name, *ports):
 def mesh_config(**traffic):
     spec = {"traffic": traffic}
     metadata = {"name": "osm-mesh-config", "namespace": "osm-system"}
-    return {"apiVersion": "config.openservicemesh.io/v1alpha2", "kind": "MeshConfig", "metadata": metadata, "spec": spec}
+    return {
+        "apiVersion": "config.openservicemesh.io/v1alpha2",
+        "kind": "MeshConfig",
+        "metadata": metadata,
+        "spec": spec,
+    }
 
 
 GET = {"kind": "HTTPRouteGroup", "name": "get"}
@@ -367,7 +403,9 @@ def lab(tmp_path_factory, request):
         ports = [{"name": "http", "port": 80}, {"name": "any", "port": 8080, "targetPort": 80}]
         ports += [{"name": "tcp-echo", "port": 7}, {"name": "db", "port": 3306}, {"name": "http-none", "port": 81}]
         lab.service("store", ports)
-        lab.write("routes", routes("get", {"name": "get", "methods": ["GET"], "pathRegex": "/.*"}), tcp_route("any", 7, 3306))
+        lab.write(
+            "routes", routes("get", {"name": "get", "methods": ["GET"], "pathRegex": "/.*"}), tcp_route("any", 7, 3306)
+        )
         lab.allow("buyer", "store", GET)
         lab.write("target-buyer-store-tcp", target("buyer", "store", TCP) | {"metadata": named("buyer-store-tcp")})
         lab.write("mesh", mesh_config(enableEgress=True))

@@ -47,8 +47,9 @@ def before(folder: Path, step: str, owner: Any, name: str) -> None:
 def main() -> int:
     folder = Path(sys.argv[1])
     sys.argv = ["edgemesh", *sys.argv[2:]]
-    from agent import charge, cli, handover
+    from agent import cli
     from agent.commands import update
+    from agent.daemon import handover, leader
     from agent.ota.releases import Releases
 
     if sys.argv[1] == "update":
@@ -57,7 +58,7 @@ def main() -> int:
     else:
         before(folder, "lent", handover.Predecessor, "report")
         before(folder, "well", Releases, "switch")
-        before(folder, "committed", charge.Charge, "_let_go")
+        before(folder, "committed", leader.Leadership, "_let_go")
         before(folder, "gone", handover.Predecessor, "opened")
     return cli.main()
 

@@ -1,7 +1,9 @@
 """The keeper on the real kernel, without a daemon: what namespaces go through, what others do to our rules, how much fits."""
 
+import contextlib
 import functools
 import socket
+import struct
 import subprocess
 import sys
 import textwrap
@@ -10,22 +12,29 @@ import threading
 import pytest
 import trio
 
-from agent.config import NodeConfig
-from agent.kernel import ground as keeper
-from agent.kernel import netns, nft, place, removal
-from agent.kernel.ground import Ground
+from agent.config.schema import NodeConfig
+from agent.kernel import cleanup, netns, nft, rounds
+from agent.kernel import namespace as place
+from agent.kernel.capture import CaptureManager
 from agent.kernel.netlink import NETLINK_NETFILTER, Netlink
+from agent.kernel.ruleset import Unit, host_ruleset, workload_ruleset
 from agent.kernel.table import Table
-from nodeproxy.capture import Ports
-from nodeproxy.ruleset import Cgroup, Marks, Unit, host_ruleset, workload_ruleset
+from agent.system.cgroup import Cgroup
+from nodeproxy.capture import Marks, Ports
 from policy.model import Exclusions, Workload
 from tests.netns.conftest import ROOTLESS, sh
 
 A, B = "emk-a", "emk-b"  # 10.77.9.1, 10.77.9.2
 
 
+@contextlib.contextmanager
 def inside(name):
-    return netns.Namespace(netns.path_of(name)).entered()
+    namespace = netns.Namespace(netns.path_of(name))
+    try:
+        with namespace.entered():
+            yield
+    finally:
+        namespace.close()
 
 
 def ip(name, *words):
@@ -68,7 +77,7 @@ def pair():
 @pytest.fixture
 def ground():
     """Its sockets are known by a mark: the tests themselves must not be taken for the daemon."""
-    found = Ground(NodeConfig(node="emk"), own_cgroup=False)
+    found = CaptureManager(NodeConfig(node="emk"), own_cgroup=False)
     found.doors = {}
 
     def attach(w, doors):
@@ -170,7 +179,10 @@ def test_routes_come_back_after_lo_went_down(alone, ground):
     settle(ground, workload())
 
     def routes():
-        return [ip(A, *words.split()) for words in ("route", "-6 route", "route show table 15006", "-6 route show table 15006", "rule")]
+        return [
+            ip(A, *words.split())
+            for words in ("route", "-6 route", "route show table 15006", "-6 route show table 15006", "rule")
+        ]
 
     before = routes()
     assert "240.240.0.0/16" in before[0]
@@ -183,7 +195,9 @@ def test_routes_come_back_after_lo_went_down(alone, ground):
 
 
 def test_what_cannot_be_routed_is_told_and_the_workload_is_closed(alone, ground, monkeypatch):
-    monkeypatch.setattr(place.route, "install", lambda *_: (_ for _ in ()).throw(OSError(30, "Read-only file system")))
+    monkeypatch.setattr(
+        place.routing, "install", lambda *_: (_ for _ in ()).throw(OSError(30, "Read-only file system"))
+    )
     assert "calls to it fail" in settle(ground, workload())[f"n/{A}"]
     assert "redirect to :15001" in nft_in(A, "list ruleset").stdout
     monkeypatch.undo()
@@ -211,9 +225,13 @@ def test_a_workload_renamed_in_place_calls_out_at_no_moment(pair, ground, echo):
     assert ground.conditions()["n/w9"].captured
 
 
-def test_a_workload_that_moves_leaves_the_namespace_open_behind_it(pair, ground):
+def test_a_workload_that_moves_leaves_the_namespace_closed_behind_it_until_a_person_opens_it(pair, ground):
     settle(ground, workload("w", netns=A))
     settle(ground, workload("w", netns=B))
+    for name in (A, B):
+        assert "edgemesh" in nft_in(name, "list tables").stdout
+    ground.let_go("n/w")
+    ground.settle()
     assert "edgemesh" not in nft_in(A, "list tables").stdout
     assert "15006" not in ip(A, "rule")
     assert "edgemesh" in nft_in(B, "list tables").stdout
@@ -227,9 +245,9 @@ def test_a_namespace_that_has_lost_its_name_is_found_by_cleanup(alone, ground, t
     try:
         delete(A)
         ground.settle()  # it is let go, and its rules stay
-        assert str(kept) in removal.namespaces()
-        assert removal.remove(str(kept)) == ["table inet edgemesh", "6 rules and routes"]
-        assert removal.remove(str(kept)) == []
+        assert str(kept) in cleanup.namespaces()
+        assert cleanup.remove(str(kept)) == ["table inet edgemesh", "12 rules and routes"]
+        assert cleanup.remove(str(kept)) == []
     finally:
         sh("umount", str(kept))
 
@@ -283,13 +301,13 @@ CHANGES = (
 
 async def test_where_the_table_cannot_be_owned_every_change_is_put_back_at_once(alone, ground, monkeypatch):
     monkeypatch.setattr(place, "Table", functools.partial(Table, allow_owned=False))
-    monkeypatch.setattr(keeper, "POLL", 60)
+    monkeypatch.setattr(rounds, "POLL", 60)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(ground.run)
         ground.want([workload()])
         while not ground.settled:
             await trio.sleep(0.01)
-        table = ground._places[f"n/{A}"].table
+        table = ground.places.served[f"n/{A}"].table
         with inside(A), Netlink(NETLINK_NETFILTER) as reader:
             written = nft.counted(reader, "guard"), len(nft.rules(reader))
         for number, change in enumerate(CHANGES, 1):
@@ -309,7 +327,7 @@ async def test_where_the_table_cannot_be_owned_every_change_is_put_back_at_once(
 
 def test_an_owned_table_refuses_every_change(alone, ground):
     settle(ground, workload())
-    if not ground._places[f"n/{A}"].table.owned:
+    if not ground.places.served[f"n/{A}"].table.owned:
         pytest.skip("this kernel has no persistent owned tables")
     before = nft_in(A, "list ruleset").stdout
     for change in CHANGES:
@@ -320,9 +338,95 @@ def test_an_owned_table_refuses_every_change(alone, ground):
 def test_a_table_that_somebody_made_under_our_name_is_replaced_by_an_owned_one(alone, ground):
     nft_in(A, "add table inet edgemesh; add chain inet edgemesh out", check=True)
     assert settle(ground, workload()) == {f"n/{A}": ""}
-    table = ground._places[f"n/{A}"].table
+    table = ground.places.served[f"n/{A}"].table
     nft_in(A, "flush ruleset")
     assert "redirect to :15001" in nft_in(A, "list ruleset").stdout or not table.owned
+
+
+# what the kernel would have dropped
+
+OUTSIDE = """
+    import os, socket, struct, sys
+    source, destination, port, address = sys.argv[1:5]
+    def checksum(data):
+        total = sum(struct.unpack(f"!{len(data) // 2}H", data))
+        total = (total >> 16) + (total & 0xFFFF)
+        return ~(total + (total >> 16)) & 0xFFFF
+    six = ":" in destination
+    family = socket.AF_INET6 if six else socket.AF_INET
+    a, b = socket.inet_pton(family, source), socket.inet_pton(family, destination)
+    tcp = struct.pack("!HHIIBBHHH", 40000, int(port), 1, 0, 5 << 4, 2, 1000, 0, 0)
+    length = struct.pack("!I3xB" if six else "!xBH", *((20, 6) if six else (6, 20)))
+    tcp = tcp[:16] + struct.pack("!H", checksum(a + b + length + tcp)) + tcp[18:]
+    if six:
+        head = struct.pack("!IHBB", 6 << 28, 20, 6, 64) + a + b
+    else:
+        head = struct.pack("!BBHHHBBH4s4s", 0x45, 0, 40, 1, 0, 64, 6, 0, a, b)
+        head = head[:10] + struct.pack("!H", checksum(head)) + head[12:]
+    wire = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
+    wire.bind(("eth0", 0))
+    ether = bytes.fromhex(address.replace(":", "")) + wire.getsockname()[4]
+    wire.send(ether + (b"\\x86\\xdd" if six else b"\\x08\\x00") + head + tcp)
+"""
+
+
+def answered(source, destination):
+    """Does a SYN that B puts on the wire for A, with these addresses, get an answer?"""
+    address = sh("ip", "netns", "exec", A, "cat", "/sys/class/net/eth0/address").stdout.strip()
+    with inside(A):
+        sniffer = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(3))  # ETH_P_ALL
+    with sniffer:
+        sniffer.settimeout(0.3)
+        sh("ip", "netns", "exec", B, sys.executable, "-c", textwrap.dedent(OUTSIDE), source, destination, "99", address)
+        with contextlib.suppress(TimeoutError):
+            while True:
+                packet = sniffer.recv(200)
+                begin, protocol = (40, packet[6]) if packet[0] >> 4 == 6 else (20, packet[9])
+                if protocol == socket.IPPROTO_TCP and packet[begin : begin + 4] == struct.pack("!HH", 99, 40000):
+                    return True
+    return False
+
+
+@pytest.mark.parametrize(
+    ("source", "destination"),
+    [
+        ("10.77.9.2", "127.0.0.1"),
+        ("10.77.9.2", "127.9.9.9"),
+        ("127.0.0.1", "127.0.0.1"),
+        ("127.0.0.1", "10.77.9.1"),
+        ("10.77.9.1", "10.77.9.1"),
+        ("10.77.9.2", "10.77.9.255"),
+        ("10.77.9.2", "255.255.255.255"),
+        ("10.77.9.2", "224.0.0.1"),
+        ("224.0.0.1", "10.77.9.1"),
+        ("10.77.9.2", "0.0.0.0"),
+        ("0.0.0.0", "10.77.9.1"),
+        ("fd77::2", "::1"),
+        ("::1", "fd77::1"),
+        ("fd77::2", "ff02::1"),
+        ("ff02::1", "fd77::1"),
+        ("fd77::2", "::ffff:127.0.0.1"),
+    ],
+)
+def test_what_the_kernel_drops_is_not_let_in_by_a_redirect(pair, ground, echo, source, destination):
+    """Packets that say they come from, or go to, what cannot be on a wire: the redirect takes place before the kernel looks."""
+    for number, name in enumerate((A, B), 1):
+        ip(name, "addr", "add", f"fd77::{number}/64", "dev", "eth0", "nodad")
+    echo(A, 99, "::")
+    settle(ground, workload())
+    assert not answered(source, destination)
+    assert answered("10.77.9.2", "10.77.9.1"), "and this is how an answer looks"
+    assert answered("fd77::2", "fd77::1")
+
+
+def test_loopback_stays_the_workloads_own_where_its_interface_would_let_it_in(pair, ground, echo):
+    """`route_localnet`, as kube-proxy sets it, is for a program's own rules."""
+    echo(A, 99)
+    settle(ground, workload())
+    sh("ip", "netns", "exec", A, "sysctl", "-qw", "net.ipv4.conf.all.route_localnet=1")
+    assert not answered("10.77.9.2", "127.0.0.1")
+    with dial(A, "127.0.0.1", 99) as own:
+        assert lives(own)
 
 
 # what fits
@@ -341,7 +445,9 @@ def put(name, ruleset):
 def test_thousands_of_exclusions(alone):
     """Without root a transaction may not be larger than twice net.core.wmem_max."""
     many, ports = (2000, 5000) if ROOTLESS else (6000, 60000)
-    networks = tuple(f"10.{n // 250}.{n % 250}.0/25" for n in range(many)) + tuple(f"fd00:{n:x}::/32" for n in range(0, many, 2))
+    networks = tuple(f"10.{n // 250}.{n % 250}.0/25" for n in range(many)) + tuple(
+        f"fd00:{n:x}::/32" for n in range(0, many, 2)
+    )
     exclusions = Exclusions(outbound_ports=tuple(range(1, ports)), outbound_cidrs=networks)
     said = put(A, workload_ruleset(Ports(), Marks(), None, exclusions, (), dns=True))
     assert networks[many - 1] in said
@@ -374,7 +480,10 @@ def test_calls_go_on_while_rules_are_replaced(pair, ground, echo):
     door.sock.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, Marks().bypass)
     with inside(A):
         table = Table(A)
-        rulesets = [workload_ruleset(Ports(), Marks(), None, Exclusions(outbound_ports=ports), (), dns=True) for ports in ((), (98,))]
+        rulesets = [
+            workload_ruleset(Ports(), Marks(), None, Exclusions(outbound_ports=ports), (), dns=True)
+            for ports in ((), (98,))
+        ]
         table.put(rulesets[0])
     calls = [dial(A, "10.77.9.2", 99) for _ in range(3)]
     for number in range(20):

@@ -14,8 +14,9 @@ import time
 import pytest
 
 from agent.admin.client import get
-from agent.identity import ca, csr
-from agent.identity.holdings import Holdings
+from agent.identity import csr
+from agent.identity.authority import ca
+from agent.identity.authority.state import AuthorityState
 from tests.netns.conftest import TCP_SERVER, own, sh
 from tests.netns.two_nodes import WEB, mesh
 
@@ -41,11 +42,13 @@ class Papers:
 
     def of(self, name):
         """The certificate and key of a workload, by the mesh's own authority."""
-        holdings = Holdings(self.mesh.nodes["hub"].state / "authority", time.time)
+        holdings = AuthorityState(self.mesh.nodes["hub"].state / "authority", time.time)
         spiffe, key = f"spiffe://cluster.local/ns/lab/sa/{name}", csr.new_key()
         with holdings.held():
             request = ca.read_csr(csr.request(key, spiffe))
-            chain = ca.sign(holdings.issuer, request, spiffe, "n1", 3600.0, time.time(), ca.serial(secrets.token_bytes(16)))
+            chain = ca.sign(
+                holdings.issuer, request, spiffe, "n1", 3600.0, time.time(), ca.serial(secrets.token_bytes(16))
+            )
         return self._file(f"{name}.crt", chain), self._file(f"{name}.key", key.decode())
 
     def _file(self, name, text):
@@ -101,7 +104,9 @@ def node_calls(mesh, papers):
 
     def calls(who, door, *asked):
         pair = papers.of(who) if who else ("", "")
-        done = mesh.leaves["stranger"].run("node", "-e", NODE, f"{door}:{DOOR}", papers.roots, *pair, json.dumps(asked), timeout=30)
+        done = mesh.leaves["stranger"].run(
+            "node", "-e", NODE, f"{door}:{DOOR}", papers.roots, *pair, json.dumps(asked), timeout=30
+        )
         return json.loads(done.stdout)
 
     return calls
@@ -184,7 +189,7 @@ def test_h2load_without_a_certificate_leaves_no_trace(mesh):
     shown = mesh.leaves["stranger"].run("h2load", *words, check=False, timeout=40).stdout
     assert re.search(r" 0 succeeded, 400 failed", shown), shown
     assert mesh.works()
-    mesh.wait(lambda: at_rest(mesh), "nothing of it is left", 10)
+    mesh.wait(lambda: at_rest(mesh), "nothing of it is left")
 
 
 def test_h2load_through_a_proxy_that_has_a_certificate(mesh, papers):
@@ -198,7 +203,7 @@ def test_h2load_through_a_proxy_that_has_a_certificate(mesh, papers):
         shown = mesh.leaves["stranger"].run("h2load", *words, timeout=60).stdout
     assert "status codes: 0 2xx, 0 3xx, 2000 4xx, 0 5xx" in shown, shown
     assert mesh.works()
-    mesh.wait(lambda: at_rest(mesh), "nothing of it is left", 10)
+    mesh.wait(lambda: at_rest(mesh), "nothing of it is left")
 
 
 def test_curl_calls_through_a_tunnel(mesh, papers):
@@ -206,7 +211,17 @@ def test_curl_calls_through_a_tunnel(mesh, papers):
         pytest.skip("a curl older than 8.1 has no --proxy-http2")
     store = mesh.leaves["store"].v4
     certificate, key = papers.of("buyer")
-    words = ("--proxy-http2", "-p", "-x", f"https://{store}:{DOOR}", "--proxy-insecure", "--proxy-cert", certificate, "--proxy-key", key)
+    words = (
+        "--proxy-http2",
+        "-p",
+        "-x",
+        f"https://{store}:{DOOR}",
+        "--proxy-insecure",
+        "--proxy-cert",
+        certificate,
+        "--proxy-key",
+        key,
+    )
     answer = mesh.leaves["stranger"].curl(f"http://{store}/books", *words)
     assert (answer.status, answer.body[:9]) == (200, "store saw"), answer
 
@@ -214,7 +229,9 @@ def test_curl_calls_through_a_tunnel(mesh, papers):
 def at_rest(mesh):
     """No stranger's connection is left at n2."""
     address = mesh.leaves["stranger"].v4
-    return not [one for one in get(mesh.nodes["n2"].socket, "/connections") if one["source_address"].startswith(address)]
+    return not [
+        one for one in get(mesh.nodes["n2"].socket, "/connections") if one["source_address"].startswith(address)
+    ]
 
 
 # nghttpx takes our calls
@@ -244,11 +261,17 @@ def nghttpx(mesh, *words):
     """It runs beside the stranger until the block ends."""
     needs("nghttpx")
     stranger = mesh.leaves["stranger"]
-    common = ("--conf=/dev/null", "--workers=1", "--single-process", "--errorlog-file=/dev/stderr", "--accesslog-file=/dev/null")
+    common = (
+        "--conf=/dev/null",
+        "--workers=1",
+        "--single-process",
+        "--errorlog-file=/dev/stderr",
+        "--accesslog-file=/dev/null",
+    )
     process = mesh.start(["ip", "netns", "exec", stranger.name, "nghttpx", *common, *words])
     port = next(word.partition(",")[2].partition(";")[0] for word in words if word.startswith("--frontend"))
     try:
-        mesh.wait(lambda: f":{port} " in stranger.run("ss", "-tln").stdout, "nghttpx listens", 5)
+        mesh.wait(lambda: f":{port} " in stranger.run("ss", "-tln").stdout, "nghttpx listens")
         yield
     finally:
         process.terminate()
@@ -275,7 +298,9 @@ def foreign(mesh):
 def forward_proxy(mesh, papers, name):
     certificate, key = papers.of(name)
     tls = ("--tls-min-proto-version=TLSv1.3", "--verify-client", f"--verify-client-cacert={papers.roots}")
-    with nghttpx(mesh, f"--frontend=0.0.0.0,{DOOR}", "--backend=127.0.0.1,3128", "--http2-proxy", *tls, key, certificate):
+    with nghttpx(
+        mesh, f"--frontend=0.0.0.0,{DOOR}", "--backend=127.0.0.1,3128", "--http2-proxy", *tls, key, certificate
+    ):
         yield
 
 

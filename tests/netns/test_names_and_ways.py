@@ -56,6 +56,16 @@ def test_other_names_go_to_the_resolver_that_was_asked(lab, resolver):
         assert buyer.python(ASK, asked, "example.org") == "192.0.2.7", asked
 
 
+def test_the_name_of_an_external_service_is_asked_of_the_resolver(lab, resolver):
+    spec = {"type": "ExternalName", "externalName": "one.example"}
+    lab.write(
+        "service-ext",
+        {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "ext", "namespace": "lab"}, "spec": spec},
+    )
+    lab.build()
+    assert lab.host("buyer").python(ASK, resolver.v4, "ext.lab.svc.cluster.local") == "192.0.2.7"
+
+
 def test_other_names_asked_of_a_resolver_on_loopback_go_there(lab):
     """As systemd's, which listens on 127.0.0.53 inside the workload's own namespace."""
     thief = lab.host("thief")
@@ -97,10 +107,10 @@ def test_a_call_by_name_needs_no_default_route(lab):
 
 
 def test_host_names_another_service(lab):
+    """What was dialled decides, and not Host."""
     lab.service("other", [{"port": 80}], {"app": "nobody"})
     lab.build()
-    answer = lab.host("buyer").curl(f"http://{lab.host('store').v4}/", "-H", "Host: other")
-    assert (answer.status, answer.reason) == (421, "misdirected")
+    assert lab.host("buyer").curl(f"http://{lab.host('store').v4}/", "-H", "Host: other").status == 200
 
 
 def test_a_path_that_reads_two_ways_is_answered_400(lab):
@@ -130,7 +140,9 @@ def test_excluded_ports_and_networks_are_left_alone(lab):
 
     thief, store = lab.host("thief"), lab.host("store")
     lab.tcp(store, 2222, "plain")
-    connect = "import socket, sys; print(socket.create_connection((sys.argv[1], 2222), timeout=3).recv(99).decode().strip())"
+    connect = (
+        "import socket, sys; print(socket.create_connection((sys.argv[1], 2222), timeout=3).recv(99).decode().strip())"
+    )
     assert thief.python(connect, store.v4) == ""
     lab.write("mesh", mesh_config(enableEgress=True, outboundPortExclusionList=[2222], inboundPortExclusionList=[2222]))
     lab.build()
@@ -139,14 +151,47 @@ def test_excluded_ports_and_networks_are_left_alone(lab):
             lab.wait(lambda address=address: thief.python(connect, address) == "plain", "the port is left alone")
         assert thief.curl(f"http://{store.v4}/").refused, "only that port"
         ranges = [f"{store.v4}/32", f"{store.v6}/128"]
-        lab.write("mesh", mesh_config(enableEgress=True, outboundIPRangeExclusionList=ranges, inboundPortExclusionList=[2222]))
+        lab.write(
+            "mesh", mesh_config(enableEgress=True, outboundIPRangeExclusionList=ranges, inboundPortExclusionList=[2222])
+        )
         lab.build()
         lab.wait(lambda: thief.python(connect, store.v4) == "plain", "the network is left alone")
-        assert thief.curl(f"http://{store.v4}/").reason == "no-identity", "not captured at the caller, so a stranger at the server"
+        assert thief.curl(f"http://{store.v4}/").reason == "no-identity", (
+            "not captured at the caller, so a stranger at the server"
+        )
     finally:
         lab.write("mesh", mesh_config(enableEgress=True))
         lab.build()
     assert thief.python(connect, store.v4) == ""
+
+
+def test_an_interface_that_is_excluded_is_left_alone_and_no_other(lab):
+    from tests.netns.conftest import mesh_config, sh
+
+    thief, store = lab.host("thief"), lab.host("store")
+    sh("ip", "link", "add", "side1", "netns", thief.name, "type", "veth", "peer", "name", "side1", "netns", store.name)
+    there = {}
+    for number, host in enumerate((thief, store), 1):
+        there[host] = f"198.51.100.{number}"
+        sh("ip", "-n", host.name, "addr", "add", f"{there[host]}/24", "dev", "side1")
+        sh("ip", "-n", host.name, "link", "set", "side1", "up")
+    lab.tcp(store, 2223, "plain")
+    connect = "import socket, sys; print(socket.create_connection((sys.argv[1], int(sys.argv[2])), timeout=3).recv(99).decode().strip())"
+    by_side = there[store]
+    assert thief.python(connect, by_side, "2223") == ""
+    lab.write("mesh", mesh_config(enableEgress=True, networkInterfaceExclusionList=["side1"]))
+    lab.build()
+    try:
+        lab.wait(lambda: thief.python(connect, by_side, "2223") == "plain", "the interface is left alone")
+        assert thief.python(connect, store.v4, "2223") == "", "the other one is captured"
+        for port in ("15001", "15006"):
+            assert thief.python(connect, by_side, port) == "", "nobody gets at a listener of ours"
+        assert thief.curl("http://store.lab/").refused, "a Service is called through the mesh"
+    finally:
+        lab.write("mesh", mesh_config(enableEgress=True))
+        lab.build()
+    lab.wait(lambda: thief.python(connect, by_side, "2223") == "", "it is captured again")
+    sh("ip", "-n", thief.name, "link", "del", "side1")
 
 
 def test_status_tells_what_it_cannot_hold(lab):
@@ -185,7 +230,10 @@ def test_connections_older_than_the_capture_are_counted(lab, calls, tracked):
     name = f"late{calls:d}{tracked:d}"
     late, outsider = lab.host(name), lab.host("outsider")
     if tracked:
-        late.run("nft", "add table inet own; add chain inet own c { type filter hook input priority 0; }; add rule inet own c ct state new")
+        late.run(
+            "nft",
+            "add table inet own; add chain inet own c { type filter hook input priority 0; }; add rule inet own c ct state new",
+        )
     client, server = (late, outsider) if calls else (outsider, late)
     port = 2300 + len(lab.hosts)
     lab.tcp(server, port)
@@ -194,8 +242,13 @@ def test_connections_older_than_the_capture_are_counted(lab, calls, tracked):
     try:
         lab.workload(late)
         lab.build()
-        lab.wait(lambda: any(w["workload"] == f"lab/{name}" and w["state"] == "captured" for w in lab.status()["workloads"]), "captured")
-        assert [h["count"] for h in lab.status()["holes"] if (h["kind"], h["workload"]) == ("older", f"lab/{name}")] == [1]
+        lab.wait(
+            lambda: any(w["workload"] == f"lab/{name}" and w["state"] == "captured" for w in lab.status()["workloads"]),
+            "captured",
+        )
+        assert [
+            h["count"] for h in lab.status()["holes"] if (h["kind"], h["workload"]) == ("older", f"lab/{name}")
+        ] == [1]
         process.stdin.write(b"still there\n")
         process.stdin.flush()
         said = process.stdout.readline().strip().decode()
@@ -210,7 +263,10 @@ def test_a_split_is_exact(lab):
     lab.workload(second, "store", labels={"app": "store-two"})
     for name, app in (("one", "store"), ("two", "store-two")):
         lab.service(f"store-{name}", [{"name": "http", "port": 80}], {"app": app})
-    spec = {"service": "store", "backends": [{"service": "store-one", "weight": 3}, {"service": "store-two", "weight": 1}]}
+    spec = {
+        "service": "store",
+        "backends": [{"service": "store-one", "weight": 3}, {"service": "store-two", "weight": 1}],
+    }
     split = {
         "apiVersion": "split.smi-spec.io/v1alpha4",
         "kind": "TrafficSplit",
@@ -219,7 +275,10 @@ def test_a_split_is_exact(lab):
     }
     lab.write("split", split)
     lab.build()
-    lab.wait(lambda: any(w["workload"] == "lab/second" and w["state"] == "captured" for w in lab.status()["workloads"]), "captured")
+    lab.wait(
+        lambda: any(w["workload"] == "lab/second" and w["state"] == "captured" for w in lab.status()["workloads"]),
+        "captured",
+    )
     buyer = lab.host("buyer")
     address = buyer.python(ASK, "192.0.2.1", "store")
     told = buyer.curl(f"http://{address}/[1-40]").body

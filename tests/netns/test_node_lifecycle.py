@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from agent.admin.client import get
-from agent.kernel import cgroup
-from tests.netns.conftest import EDGEMESH, GET, PATH, sh
+from agent.system import cgroup
+from tests.netns.conftest import EDGEMESH, GET, PATH, own, sh
 
 
 def rules(host):
@@ -79,6 +79,33 @@ class Probe:
                 self.admitted.append(answer)
 
 
+def test_a_workload_that_is_renamed_keeps_its_doors(lab):
+    """Its namespace goes to the new name while the proxy still has the doors of the old one open."""
+    buyer, thief, store = lab.host("buyer"), lab.host("thief"), lab.host("store")
+    assert buyer.curl(f"http://{store.v4}/").status == 200
+
+    def captured(key):
+        return lambda: any((w["workload"], w["state"]) == (key, "captured") for w in lab.status()["workloads"])
+
+    said = len(lab.log())
+    spec = {
+        "serviceAccount": "store",
+        "labels": {"app": "store"},
+        "addresses": [store.v4, store.v6],
+        "netns": store.name,
+    }
+    try:
+        lab.write("workload-store", own("Workload", "shelf", spec))
+        lab.wait(captured("lab/shelf"), "the new name is captured")
+        assert buyer.curl(f"http://{store.v4}/").status == 200
+        assert thief.curl(f"http://{store.v4}/").reason == "no-rule"
+    finally:
+        lab.workload(store)
+    lab.wait(captured("lab/store"), "the old name again")
+    assert buyer.curl(f"http://{store.v4}/").status == 200
+    assert "already in use" not in lab.log()[said:]
+
+
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_without_its_daemon_the_node_is_closed_until_the_next_start(lab, number):
     buyer, thief, store, outsider = (lab.host(name) for name in ("buyer", "thief", "store", "outsider"))
@@ -113,7 +140,9 @@ def test_sigterm_lets_a_running_request_end(lab):
     found = []
     caller = threading.Thread(target=lambda: found.append(buyer.curl(f"http://{store.v4}/slow")))
     caller.start()
-    lab.wait(lambda: any("/slow" in call["request"] for call in get(lab.socket, "/connections")), "the request is on its way")
+    lab.wait(
+        lambda: any("/slow" in call["request"] for call in get(lab.socket, "/connections")), "the request is on its way"
+    )
     assert lab.down() == 0
     caller.join()
     assert found[0].status == 200, found
@@ -128,14 +157,18 @@ def test_a_namespace_replaced_under_its_name_is_captured_again_and_the_old_one_r
         process.kill()
         process.wait()
     store.delete()
-    lab.wait(lambda: not any(w["workload"] == "lab/store" and w["state"] == "captured" for w in lab.status()["workloads"]), "let go")
+    lab.wait(
+        lambda: not any(w["workload"] == "lab/store" and w["state"] == "captured" for w in lab.status()["workloads"]),
+        "let go",
+    )
     held = [fd for fd in Path(f"/proc/{lab.daemon.pid}/fd").iterdir() if fd.exists() and fd.stat().st_ino == inode]
     assert not held
     lab.wait(
-        lambda: sh("ip", "-n", lab.switch, "link", "show", f"{lab.prefix}p{store.number}", check=False).returncode != 0, "its veth goes"
+        lambda: sh("ip", "-n", lab.switch, "link", "show", f"{lab.prefix}p{store.number}", check=False).returncode != 0,
+        "its veth goes",
     )
     store.make()
-    lab.wait(lambda: "inet edgemesh" in rules(store), "captured again", 3)
+    lab.wait(lambda: "inet edgemesh" in rules(store), "captured again")
     lab.http(store, 80)
     lab.tcp(store, 7)
     lab.tcp(store, 3306, "greetings")
@@ -148,7 +181,7 @@ def test_a_namespace_replaced_under_its_name_is_captured_again_and_the_old_one_r
 def test_a_new_namespace_is_captured_within_a_moment(lab):
     late = lab.host("late")
     lab.workload(late)
-    lab.wait(lambda: "inet edgemesh" in rules(late), "captured", 3)
+    lab.wait(lambda: "inet edgemesh" in rules(late), "captured")
     assert late.curl(f"http://{lab.host('store').v4}/").reason == "no-rule"
     lab.allow("late", "store", GET)
     lab.build()
@@ -172,7 +205,9 @@ def test_open_on_stop_takes_the_rules_away(lab):
 def cleanup():
     root = Path(__file__).parents[2]
     command = [*EDGEMESH, "cleanup"]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, cwd=root, env={"PATH": PATH})
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=60, check=False, cwd=root, env={"PATH": PATH}
+    )
 
 
 def test_cleanup_takes_everything_of_ours_and_nothing_else(lab):
@@ -181,7 +216,7 @@ def test_cleanup_takes_everything_of_ours_and_nothing_else(lab):
     store.run("ip", "rule", "add", "fwmark", "0x77", "lookup", "main", "pref", "20000")
     lab.down(signal.SIGKILL)
     # Cleanup is not told what the daemon's marks and tables were.
-    lab.settings = {"marks": {"local": 0x77000002, "table": 15999, "preference": 15999}}
+    lab.settings = {"marks": {"local": 0x75000002, "table": 15999, "preference": 15999}}
     lab.up()
     assert "15999" in store.run("ip", "rule").stdout
     assert lab.host("buyer").curl(f"http://{store.v4}/").status == 200

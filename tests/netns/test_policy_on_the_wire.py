@@ -145,13 +145,25 @@ def test_a_real_database_that_speaks_first(lab):
     server = lab.host("database")
     lab.start(["ip", "netns", "exec", server.name, *database.command(lab.folder / "mysql")])
     lab.workload(server)
-    lab.service("database", [{"name": "tcp-db", "port": 3306}])  # declared, so that a refusal waits for nobody's first bytes
+    lab.service(
+        "database", [{"name": "tcp-db", "port": 3306}]
+    )  # declared, so that a refusal waits for nobody's first bytes
     lab.write("route-db", tcp_route("db", 3306))
-    lab.write("target-buyer-database", target("buyer", "database", {**TCP, "name": "db"}) | {"metadata": named("buyer-database")})
+    lab.write(
+        "target-buyer-database",
+        target("buyer", "database", {**TCP, "name": "db"}) | {"metadata": named("buyer-database")},
+    )
     lab.build()
 
     def ask(host, address):
-        words = ("--no-defaults", "--user=root", "--connect-timeout=4", f"--host={address}", "--batch", "--skip-column-names")
+        words = (
+            "--no-defaults",
+            "--user=root",
+            "--connect-timeout=4",
+            f"--host={address}",
+            "--batch",
+            "--skip-column-names",
+        )
         return host.run(database.client, *words, "--execute=SELECT 6 * 7, USER()", check=False).stdout.split()
 
     lab.wait(lambda: ask(lab.host("buyer"), server.v4), "the database is up")

@@ -62,7 +62,9 @@ CALLER = """
 
 def inside(host, code, *words):
     command = ["ip", "netns", "exec", host.name, sys.executable, "-u", "-c", textwrap.dedent(code), *words]
-    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={**os.environ, "PATH": PATH})
+    return subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={**os.environ, "PATH": PATH}
+    )
 
 
 class Service:
@@ -94,7 +96,10 @@ class Service:
         def so():
             with contextlib.suppress(ConnectionError, OSError, ValueError):
                 return (
-                    manager.ready and manager.pid == self.box.pid() and lives(manager.pid) and get(self.lab.socket, "/status")["enforcing"]
+                    manager.ready
+                    and manager.pid == self.box.pid()
+                    and lives(manager.pid)
+                    and get(self.lab.socket, "/status")["enforcing"]
                 )
             return False
 
@@ -111,7 +116,10 @@ class Service:
 @pytest.fixture(scope="module")
 def service(lab):
     spec = {"update": {"deadline": 30, "drainTimeout": 5}}
-    lab.write("update", {"apiVersion": "edgemesh.io/v1alpha1", "kind": "NodeConfig", "metadata": {"name": lab.node}, "spec": spec})
+    lab.write(
+        "update",
+        {"apiVersion": "edgemesh.io/v1alpha1", "kind": "NodeConfig", "metadata": {"name": lab.node}, "spec": spec},
+    )
     lab.down()
     return Service(lab)
 
@@ -209,7 +217,9 @@ def test_the_manager_follows_an_update(lab, service, manager):
     new = manager.pid
     assert new != old
     assert manager.starts == 1, "it was not started by the manager"
-    manager.wait(lambda: any(pid == new and "WATCHDOG" in said for pid, said in manager.mailbox.messages), "it is watched over")
+    manager.wait(
+        lambda: any(pid == new and "WATCHDOG" in said for pid, said in manager.mailbox.messages), "it is watched over"
+    )
     manager.wait(lambda: not lives(old), "the old one ends")
     assert manager.starts == 1
     service.works()
@@ -237,7 +247,9 @@ def test_whoever_is_killed_at_whatever_step_one_version_works(lab, service, mana
     try:
         with (
             Probe(thief, f"http://{store.v4}/") as probe,
-            subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment) as update,
+            subprocess.Popen(
+                command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
+            ) as update,
         ):
             reached = service.halts / f"{step}.reached"
             manager.wait(lambda: reached.exists() or update.poll() is not None, f"it comes to {step}")

@@ -5,16 +5,18 @@ import time
 
 import pytest
 
-from agent.kernel import conntrack, netns, nft, powers, route, sockets
+from agent.kernel import capabilities, conntrack, netns, nft, routing, sockets
 from agent.kernel.netlink import NETLINK_NETFILTER, Netlink, NetlinkError
+from agent.kernel.ruleset import Rule, Ruleset, workload_ruleset
 from agent.kernel.table import Table
-from nodeproxy.capture import Ports
-from nodeproxy.ruleset import Marks, Rule, Ruleset, workload_ruleset
+from nodeproxy.capture import Marks, Ports
 from policy.model import Exclusions
 from tests.netns.conftest import sh
 
 NAME = "emkt-table"
-RULES = workload_ruleset(Ports(), Marks(), None, Exclusions((22,), (25,), ("10.0.0.0/8", "fd00::/8")), ("240.240.0.0/16",), dns=True)
+RULES = workload_ruleset(
+    Ports(), Marks(), None, Exclusions((22,), (25,), ("10.0.0.0/8", "fd00::/8")), ("240.240.0.0/16",), dns=True
+)
 OTHER = workload_ruleset(Ports(), Marks(), None, Exclusions(), (), dns=False)
 
 
@@ -72,7 +74,8 @@ def test_where_it_cannot_be_owned_it_is_repaired_and_the_gap_counted(namespace):
     table = made(namespace, allow_owned=False)
     assert not table.repair(), "our own changes are none"
     for number, words in enumerate(
-        (("flush", "ruleset"), ("delete", "table", "inet", "edgemesh"), ("flush", "chain", "inet", "edgemesh", "out")), 1
+        (("flush", "ruleset"), ("delete", "table", "inet", "edgemesh"), ("flush", "chain", "inet", "edgemesh", "out")),
+        1,
     ):
         assert nft_run(*words).returncode == 0
         time.sleep(0.05)
@@ -113,14 +116,14 @@ def test_the_kernel_has_what_the_text_says(namespace):
 def test_routes_come_twice_without_harm_and_go(namespace):
     marks, ranges = Marks(), ("240.240.0.0/16", "fdce:ed6e:5e55::/64")
     with namespace.entered():
-        route.install(marks, ranges)
-        route.install(marks, ranges)
+        routing.install(marks, ranges)
+        routing.install(marks, ranges)
     assert sh("ip", "-n", NAME, "rule").stdout.count("0x6d6e0002") == 1
     assert "240.240.0.0/16" in sh("ip", "-n", NAME, "route").stdout
     assert "fdce:ed6e:5e55::/64" in sh("ip", "-n", NAME, "-6", "route").stdout
     with namespace.entered():
-        assert route.remove() == 6
-        assert route.remove() == 0
+        assert routing.remove() == 12
+        assert routing.remove() == 0
     assert "0x6d6e0002" not in sh("ip", "-n", NAME, "rule").stdout
 
 
@@ -147,12 +150,17 @@ def test_what_conntrack_does_not_know_is_none(namespace):
     with namespace.entered():
         assert conntrack.first_destination(("10.0.0.1", 4000), ("127.0.0.1", 15053)) is None
         assert conntrack.first_destination(("fd00::1", 4000), ("::1", 15053)) is None
+    redirected = conntrack.Redirected(namespace.entered)
+    assert redirected.destination(("10.0.0.1", 4000), ("127.0.0.1", 15053)) is None
+    assert redirected.destination(("fd00::1", 4000), ("::1", 15053)) is None
+    assert repr(redirected) == "<Redirected open>", "what the kernel said was understood"
+    redirected.close()
 
 
 def test_counts(namespace):
     table = made(namespace)
     with namespace.entered():
-        assert powers.established(()) == 0
+        assert capabilities.established(()) == 0
         assert netns.addresses() == frozenset()
         with Netlink(NETLINK_NETFILTER) as netlink:
             assert len(nft.rules(netlink)) == len(RULES.rules)
@@ -160,9 +168,58 @@ def test_counts(namespace):
     table.close()
 
 
+def test_a_connection_of_before_is_counted_by_both_of_its_ends(namespace):
+    sh("ip", "-n", NAME, "addr", "add", "10.66.0.1/32", "dev", "lo")
+    with (
+        namespace.entered(),
+        socket.create_server(("10.66.0.1", 0)) as server,
+        socket.create_connection(server.getsockname()),
+    ):
+        assert capabilities.established(()) == 2
+
+
+def test_a_namespace_that_takes_the_address_of_one_that_is_gone_is_nobody():
+    """Nor for the next daemon, which knows what this one wrote."""
+    from agent.config.schema import NodeConfig
+    from agent.kernel.capture import CaptureManager
+    from policy.model import Workload
+
+    pod, thief = "emkt-pod", "emkt-thief"
+    for name, address in ((pod, "10.213.0.9"), (thief, "10.213.0.66")):
+        sh("ip", "netns", "add", name)
+        sh("ip", "-n", name, "link", "set", "lo", "up")
+        sh("ip", "-n", name, "addr", "add", f"{address}/32", "dev", "lo")
+    try:
+        taken = {}
+
+        def made(met):
+            ground = CaptureManager(NodeConfig(node="emkt-finder"), own_cgroup=False, met=met)
+            ground.serve(
+                lambda workload, doors: taken.setdefault(workload.key, doors), lambda key: taken.pop(key).close()
+            )
+            ground.want([Workload("n", "pod", "a", ("10.213.0.9",), node="emkt-finder")])
+            ground.settle()
+            return ground
+
+        first = made({})
+        assert pod in first.conditions()["n/pod"].where
+        assert len(first.finder.met) >= 2
+        sh("ip", "netns", "del", pod)
+        sh("ip", "-n", thief, "addr", "add", "10.213.0.9/32", "dev", "lo")
+        first.settle()
+        assert not taken
+        assert "did not come with it" in first.conditions()["n/pod"].error
+        second = made(first.finder.met)
+        assert not taken
+        assert "did not come with it" in second.conditions()["n/pod"].error
+    finally:
+        for name in (pod, thief):
+            sh("ip", "netns", "del", name, check=False)
+
+
 def test_an_address_that_two_namespaces_claim_finds_neither(namespace):
-    from agent.config import NodeConfig
-    from agent.kernel.ground import Ground
+    from agent.config.schema import NodeConfig
+    from agent.kernel.capture import CaptureManager
     from policy.model import Workload
 
     other = "emkt-other"
@@ -172,7 +229,7 @@ def test_an_address_that_two_namespaces_claim_finds_neither(namespace):
             sh("ip", "-n", name, "link", "set", "lo", "up")
         sh("ip", "-n", NAME, "addr", "add", "10.213.0.9/32", "dev", "lo")
         taken = {}
-        ground = Ground(NodeConfig(node="emkt-finder"), own_cgroup=False)
+        ground = CaptureManager(NodeConfig(node="emkt-finder"), own_cgroup=False)
         ground.serve(lambda workload, doors: taken.setdefault(workload.key, doors), lambda key: taken.pop(key).close())
         ground.want([Workload("n", "pod", "a", ("10.213.0.9",), node="emkt-finder")])
         sh("ip", "-n", other, "addr", "add", "10.213.0.9/32", "dev", "lo")

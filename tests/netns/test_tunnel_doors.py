@@ -9,11 +9,24 @@ import textwrap
 
 import pytest
 
-from agent.kernel import cgroup
+from agent.system import cgroup
 from nodeproxy.capture import Ports
 from policy.model import Exclusions
 from tests.netns.conftest import sh
-from tests.netns.test_capture_kernel import A, B, Echo, delete, dial, ground, inside, ip, lives, nft_in, settle, workload
+from tests.netns.test_capture_kernel import (
+    A,
+    B,
+    Echo,
+    delete,
+    dial,
+    ground,
+    inside,
+    ip,
+    lives,
+    nft_in,
+    settle,
+    workload,
+)
 
 __all__ = ("ground",)  # a fixture
 
@@ -183,7 +196,9 @@ def test_a_repeated_syn_finds_its_half_open_connection(pair, ground):
     settle(ground, workload())
     foreign = "add table ip foreign; add chain ip foreign in { type filter hook prerouting priority -400; }; "
     # Two: after a second both sides try again, and the caller's own try is what this is about.
-    lost = "add rule ip foreign in tcp flags & (syn | ack) == syn | ack limit rate 1/minute burst 2 packets counter drop"
+    lost = (
+        "add rule ip foreign in tcp flags & (syn | ack) == syn | ack limit rate 1/minute burst 2 packets counter drop"
+    )
     nft_in(B, foreign + lost, check=True)
     caller = call(B, "10.77.9.1", TUNNEL)
     assert not isinstance(caller, str), caller
@@ -239,7 +254,7 @@ def test_the_nodes_own_door(pair, ground):
         squatted, said = ground.node_doors(("10.77.9.1",))
         later, missing = ground.node_doors(("10.77.9.200",))
     assert (fault, squatted) == ("", [])
-    assert "no tunnel door at port 15008 of 10.77.9.1: Address already in use" in said
+    assert "no tunnel listener at port 15008 of 10.77.9.1: Address already in use" in said
     assert "does not have its address 10.77.9.200" in missing
     ip(A, "addr", "add", "10.77.9.200/24", "dev", "eth0")
     for address, door in (("10.77.9.1", doors[0]), ("fd77:9::1", doors[1]), ("10.77.9.200", later[0])):
@@ -256,7 +271,9 @@ def test_what_the_node_dials_is_made_where_the_daemon_lives(pair, ground):
         with ground.from_node(family) as sock:
             assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_MARK) == ground.capture.marks.bypass, "in mark mode"
             assert not sock.getblocking()
-            assert sock.connect_ex(("10.77.9.1" if family == socket.AF_INET else "fd77:9::1", TUNNEL)) != 0, "A is not from here"
+            assert sock.connect_ex(("10.77.9.1" if family == socket.AF_INET else "fd77:9::1", TUNNEL)) != 0, (
+                "A is not from here"
+            )
 
 
 # units
@@ -301,10 +318,10 @@ def server(port):
 
 DAEMON = """
     import sys
-    from agent.config import NodeConfig
-    from agent.kernel.ground import Ground
+    from agent.config.settings import NodeConfig
+    from agent.kernel.capture import CaptureManager
     from policy.model import Workload
-    ground = Ground(NodeConfig(node=sys.argv[1]), own_cgroup=sys.argv[3] == "True")
+    ground = CaptureManager(NodeConfig(node=sys.argv[1]), own_cgroup=sys.argv[3] == "True")
     doors = {}
     ground.serve(lambda workload, opened: doors.update({workload.key: opened}), lambda key: doors.pop(key).close())
     ground.want([Workload("n", "u", "u", node=sys.argv[1], **eval(sys.argv[2]))])
@@ -325,12 +342,14 @@ DAEMON = """
 
 
 class Daemon:
-    """A Ground with one workload in a process and a cgroup of its own: the tests themselves must not be taken for it."""
+    """A CaptureManager with one workload in a process and a cgroup of its own: the tests themselves must not be taken for it."""
 
     def __init__(self, spec, where="", own_cgroup=True):
         inside_ = ["nsenter", f"--net=/run/netns/{where}"] if where else []
         words = [*inside_, sys.executable, "-c", textwrap.dedent(DAEMON), "emk-daemon", repr(spec), str(own_cgroup)]
-        self.process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        self.process = subprocess.Popen(
+            words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        )
 
     def __enter__(self):
         self.fault = self.process.stdout.readline().strip()

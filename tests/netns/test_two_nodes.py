@@ -68,11 +68,15 @@ def test_what_no_rule_admits_is_refused_and_does_not_leave(mesh, wire):
 
 def test_a_stranger_in_plain_text_gets_nowhere(mesh):
     stranger, store, n2 = mesh.leaves["stranger"], mesh.leaves["store"], mesh.nodes["n2"]
-    for address, flag in ((f"{store.v4}:15008", "plain-to-tunnel"), (f"{n2.v4}:15008", "plain-to-tunnel"), (store.v4, "no-identity")):
+    for address, flag in (
+        (f"{store.v4}:15008", "plain-to-tunnel"),
+        (f"{n2.v4}:15008", "plain-to-tunnel"),
+        (store.v4, "no-identity"),
+    ):
         before = len(n2.records())
         answer = stranger.curl(f"http://{address}/books")
         assert answer.refused, (address, answer)
-        mesh.wait(lambda before=before: len(n2.records()) > before, f"a record of {address}", 3)
+        mesh.wait(lambda before=before: len(n2.records()) > before, f"a record of {address}")
         assert flag in {record.get("flag") for record in n2.records()[before:]}, (address, n2.records()[before:])
 
 
@@ -126,7 +130,7 @@ def test_nodes_do_without_their_authority(mesh):
     hub, n1, n2 = mesh.nodes.values()
     hub.kill()
     with calling(mesh, "buyer") as seen:
-        mesh.wait(lambda: get(n1.socket, "/certs")["authority"]["silent_seconds"] > 0, "n1 misses the authority", 5)
+        mesh.wait(lambda: get(n1.socket, "/certs")["authority"]["silent_seconds"] > 0, "n1 misses the authority")
     assert set(seen) == {"200"}
     for node in (n2, n1):
         node.kill()
@@ -137,7 +141,9 @@ def test_nodes_do_without_their_authority(mesh):
     hub.up()
     for node in (n1, n2):
         before = serials(node)
-        mesh.wait(lambda node=node, before=before: before.isdisjoint(serials(node)), f"new certificates on {node.plain}", 40)
+        mesh.wait(
+            lambda node=node, before=before: before.isdisjoint(serials(node)), f"new certificates on {node.plain}", 40
+        )
     assert mesh.works()
 
 
@@ -148,14 +154,18 @@ def test_a_node_killed_under_load_admits_nobody_whom_policy_does_not(mesh):
     mesh.build()
     talk = mesh.talk()
     assert talk.lives()
-    with calling(mesh, "thief") as thief, calling(mesh, "stranger") as stranger, calling(mesh, "buyer", "/admin") as admin:
+    with (
+        calling(mesh, "thief") as thief,
+        calling(mesh, "stranger") as stranger,
+        calling(mesh, "buyer", "/admin") as admin,
+    ):
         with calling(mesh, "buyer") as seen:
             time.sleep(0.3)
             n2.kill()
-            mesh.wait(lambda: not talk.lives(), "the open connection ends", 8)
+            mesh.wait(lambda: not talk.lives(), "the open connection ends")
             time.sleep(0.5)
             n2.up()
-            mesh.wait(mesh.works, "calls after n2 came back", 8)
+            mesh.wait(mesh.works, "calls after n2 came back")
         with calling(mesh, "buyer") as after:
             time.sleep(0.5)
     mesh.remove("access-thief-store", nodes=["n1"])
@@ -181,10 +191,12 @@ def carried(node):
 def test_a_link_that_is_down(mesh):
     n1 = mesh.nodes["n1"]
     n1.link(False)
-    answer = mesh.leaves["buyer"].curl(f"http://{mesh.leaves['store'].v4}/books", timeout=8)
-    assert (answer.status, answer.reason) in ((503, "connect-failed"), (503, "peer-lost")), answer
-    n1.link(True)
-    mesh.wait(mesh.works, "calls after the link is up", 8)
+    try:
+        answer = mesh.leaves["buyer"].curl(f"http://{mesh.leaves['store'].v4}/books", timeout=8)
+        assert (answer.status, answer.reason) in ((503, "node-unreachable"), (503, "peer-lost")), answer
+    finally:
+        n1.link(True)
+    mesh.wait(mesh.works, "calls after the link is up")
 
 
 def test_a_link_that_goes_dead_without_a_word(mesh):
@@ -197,12 +209,12 @@ def test_a_link_that_goes_dead_without_a_word(mesh):
         begun = time.monotonic()
         assert not talk.lives()
         assert time.monotonic() - begun < 6
-        mesh.wait(lambda: not carried(n2), "n2 finds it out too, and lets go", 8)
+        mesh.wait(lambda: not carried(n2), "n2 finds it out too, and lets go")
         answer = mesh.leaves["buyer"].curl(f"http://{mesh.leaves['store'].v4}/books", timeout=8)
-        assert (answer.status, answer.reason) in ((504, "connect-timeout"), (503, "connect-failed"), (503, "peer-lost")), answer
+        assert (answer.status, answer.reason) in ((503, "node-unreachable"), (503, "peer-lost")), answer
     finally:
         sh(*port, "master", "br0")
-    mesh.wait(mesh.works, "calls after the link is up", 12)
+    mesh.wait(mesh.works, "calls after the link is up")
 
 
 # roots, revocations, tokens
@@ -212,7 +224,9 @@ def test_roots_are_rotated_under_load(mesh):
     hub = mesh.nodes["hub"]
 
     def rotate(step):
-        mesh.wait(lambda: hub.edgemesh("ca", "rotate", step, "--state", str(hub.state), check=False).returncode == 0, step, 30)
+        mesh.wait(
+            lambda: hub.edgemesh("ca", "rotate", step, "--state", str(hub.state), check=False).returncode == 0, step, 30
+        )
 
     def roots(node):
         return {root["fingerprint"] for root in get(mesh.nodes[node].socket, "/certs")["roots"]}
@@ -223,7 +237,11 @@ def test_roots_are_rotated_under_load(mesh):
     with calling(mesh, "buyer") as seen:
         for step in ("add", "issue", "retire"):
             rotate(step)
-        mesh.wait(lambda: all(len(roots(node)) == 1 and old not in roots(node) for node in mesh.nodes), "the old root is gone", 20)
+        mesh.wait(
+            lambda: all(len(roots(node)) == 1 and old not in roots(node) for node in mesh.nodes),
+            "the old root is gone",
+            20,
+        )
         assert mesh.works()
     assert set(seen) == {"200"}, seen
     assert seen["200"] > 200
@@ -231,12 +249,16 @@ def test_roots_are_rotated_under_load(mesh):
 
 
 @pytest.mark.parametrize("who", ["node", "identity"])
-def test_who_is_revoked_is_cut_off_until_the_revocation_is_gone(mesh, who):
+def test_who_is_revoked_is_cut_off_until_the_revocation_says_otherwise(mesh, who):
     """n1 is not told that it is itself revoked: to it n2 only hangs up."""
     if who == "node":
         spec, nodes, refusal = {"nodes": [mesh.nodes["n1"].name]}, ["n2"], (503, "peer-lost")
     else:
-        spec, nodes, refusal = {"identities": [{"namespace": "lab", "serviceAccount": "buyer"}]}, ["n1", "n2"], (403, "revoked")
+        spec, nodes, refusal = (
+            {"identities": [{"namespace": "lab", "serviceAccount": "buyer"}]},
+            ["n1", "n2"],
+            (403, "revoked"),
+        )
     n2, talk = mesh.nodes["n2"], mesh.talk()
     assert talk.lives()
     before = len(n2.records())
@@ -245,10 +267,14 @@ def test_who_is_revoked_is_cut_off_until_the_revocation_is_gone(mesh, who):
     assert not talk.lives()
     answer = mesh.leaves["buyer"].curl(f"http://{mesh.leaves['store'].v4}/books")
     assert (answer.status, answer.reason) == refusal, answer
-    mesh.wait(lambda: "peer-revoked" in {record["flag"] for record in n2.records()[before:]}, "n2 says why", 3)
+    mesh.wait(lambda: "peer-revoked" in {record["flag"] for record in n2.records()[before:]}, "n2 says why")
     mesh.remove("revocation", nodes=nodes)
     mesh.build()
-    mesh.wait(mesh.works, "calls after the revocation is gone", 12)
+    answer = mesh.leaves["buyer"].curl(f"http://{mesh.leaves['store'].v4}/books")
+    assert (answer.status, answer.reason) == refusal, "that its file is gone lifts nothing"
+    mesh.write("revocation", own("Revocation", "lost", {}), nodes=nodes)
+    mesh.build()
+    mesh.wait(mesh.works, "calls after the revocation revokes nobody")
     assert mesh.talk().lives()
 
 
@@ -282,7 +308,12 @@ def test_one_id_says_on_both_nodes_who_refused(mesh):
     assert status == "403"
     for node, who, flag, detail in (
         (n1, "the other node", "peer-refused", "no-rule"),
-        (n2, "this node, for the server", "denied", "no-rule: no TrafficTarget lets this source reach this destination"),
+        (
+            n2,
+            "this node, for the server",
+            "denied",
+            "no-rule: no TrafficTarget lets this source reach this destination",
+        ),
     ):
         words = ("explain", "--request", request_id, "--socket", node.socket)
         done = node.edgemesh(*words, "-o", "json", check=False)

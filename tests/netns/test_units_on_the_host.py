@@ -10,8 +10,8 @@ import textwrap
 import pytest
 
 from agent.admin.client import get
-from agent.kernel import cgroup
-from agent.kernel.units import FIRST_PORT
+from agent.kernel.host import FIRST_PORT
+from agent.system import cgroup
 from tests.netns.conftest import GET, HTTP_SERVER, Lab, mesh_config, routes
 
 CALL = """
@@ -57,12 +57,19 @@ class Unit:
 
     def http(self, port):
         return self.lab.start(
-            self.command(HTTP_SERVER, self.name.removeprefix(self.lab.prefix).removesuffix(".service"), port), True, preexec_fn=self.enter
+            self.command(HTTP_SERVER, self.name.removeprefix(self.lab.prefix).removesuffix(".service"), port),
+            True,
+            preexec_fn=self.enter,
         )
 
     def call(self, address, port, mark="0"):
         done = subprocess.run(
-            self.command(CALL, address, port, mark), capture_output=True, text=True, timeout=15, check=False, preexec_fn=self.enter
+            self.command(CALL, address, port, mark),
+            capture_output=True,
+            text=True,
+            timeout=15,
+            check=False,
+            preexec_fn=self.enter,
         )
         return done.stdout.strip()
 
@@ -94,7 +101,9 @@ def host(tmp_path_factory, needs_cgroup):
             lab.workload(home, netns="", systemdUnit=units[name].name, addresses=[home.v4, home.v6, "127.0.0.1", "::1"])
             (lab.config / "workload-home.yaml").rename(lab.config / f"workload-{name}.yaml")
             text = (lab.config / f"workload-{name}.yaml").read_text()
-            text = text.replace('"name": "home"', f'"name": "{name}"').replace('"serviceAccount": "home"', f'"serviceAccount": "{name}"')
+            text = text.replace('"name": "home"', f'"name": "{name}"').replace(
+                '"serviceAccount": "home"', f'"serviceAccount": "{name}"'
+            )
             (lab.config / f"workload-{name}.yaml").write_text(text.replace('"app": "home"', f'"app": "{name}"'))
         pod = lab.host("pod")
         lab.workload(pod)
@@ -142,7 +151,11 @@ def test_over_loopback_too(host, address):
 @pytest.mark.parametrize("mark", ["0", "0x6d6e0001", "0x6d6e0002", "0x539"])
 def test_who_is_no_unit_is_refused_over_loopback(host, mark):
     for address in ("127.0.0.1", "::1", host.home.v4, host.home.v6):
-        assert host.nobody.call(address, 8080, mark) in ("ConnectionRefusedError", "ConnectionResetError", "TimeoutError"), address
+        assert host.nobody.call(address, 8080, mark) in (
+            "ConnectionRefusedError",
+            "ConnectionResetError",
+            "TimeoutError",
+        ), address
 
 
 def test_a_units_door_cannot_be_dialled_itself(host):
@@ -185,7 +198,7 @@ def test_a_restarted_unit_is_captured_again(host):
     host.wait(lambda: not captured(host, "store"), "it is seen to be gone")
     store.make()
     assert cgroup.identify(store.folder, cgroup.mount()) != before
-    host.wait(lambda: captured(host, "store"), "it is captured again", 3)
+    host.wait(lambda: captured(host, "store"), "it is captured again")
     store.http(8080)
     assert host.units["buyer"].call(host.home.v4, 8080).startswith("HTTP/1.1 200")
     assert "403" in thief.call(host.home.v4, 8080)
@@ -205,9 +218,84 @@ def test_what_is_no_business_of_the_mesh_is_left_alone(host):
     server.kill()
 
 
+@pytest.mark.parametrize("damage", ["mistyped", "gone"])
+def test_a_unit_whose_name_is_mistyped_or_gone_opens_nothing(host, damage):
+    """Also when it starts anew, with another cgroup; and its right name gets it back."""
+    file = host.config / "workload-store.yaml"
+    text, store = file.read_text(), host.units["store"]
+    assert "Refused" in host.nobody.call(host.home.v4, 8080)
+    if damage == "mistyped":
+        file.write_text(text.replace(store.name, "stroe.service"))
+        host.wait(lambda: host.status()["state"] == "degraded", "a unit that nobody knows is a fault")
+        (told,) = [item for item in host.status()["problems"] if item["severity"] == "error"]
+        assert "systemd has no unit of that name" in told["message"]
+    else:
+        file.unlink()
+    host.build()
+    try:
+        assert "200" not in host.nobody.call(host.home.v4, 8080)
+        assert "200" not in host.units["thief"].call(host.home.v4, 8080)
+        assert any(
+            item["severity"] == "warning" and "edgemesh release lab/store" in item["hint"]
+            for item in host.status()["problems"]
+        )
+        store.remove()
+        store.make()
+        store.http(8080)
+        assert "200" not in host.nobody.call(host.home.v4, 8080)
+        host.down(9)
+        assert "200" not in host.nobody.call(host.home.v4, 8080)
+    finally:
+        file.write_text(text)
+        if host.daemon.poll() is not None:
+            host.up()
+    host.wait(lambda: host.units["buyer"].call(host.home.v4, 8080).startswith("HTTP/1.1 200"), "it is the store again")
+    assert host.status()["state"] == "enforcing"
+
+
 def test_rules_stay_when_the_daemon_is_killed(host):
     host.down(9)
     assert host.units["buyer"].call(host.home.v4, 8080) == "ConnectionRefusedError"
     assert "200" not in host.nobody.call("127.0.0.1", 8080)
     host.up()
     assert host.units["buyer"].call(host.home.v4, 8080).startswith("HTTP/1.1 200")
+
+
+ASK = """
+    import socket, sys, time
+    began = time.monotonic()
+    s = socket.socket(socket.AF_INET6 if ":" in sys.argv[1] else socket.AF_INET, socket.SOCK_DGRAM)
+    s.settimeout(4)
+    try:
+        s.connect((sys.argv[1], 53))
+        s.send(b"\\x12\\x34\\1\\0\\0\\1\\0\\0\\0\\0\\0\\0\\5store\\3lab\\0\\0\\1\\0\\1")
+        print(socket.inet_ntoa(s.recv(4096)[-4:]))
+    except OSError as error:
+        print(type(error).__name__, "at once" if time.monotonic() - began < 2 else "late")
+"""
+
+ASK_TCP = ASK.replace("SOCK_DGRAM", "SOCK_STREAM")
+
+
+def test_a_unit_resolves_names_without_a_default_route_and_others_are_told_at_once_that_they_cannot(host):
+    """The way for questions over lo is the whole host's; whoever is no unit must not wait for an answer on it."""
+    home = host.home
+    for version in ("-4", "-6"):
+        home.run("ip", version, "route", "del", "default")
+    try:
+        for asked in ("192.0.2.1", "2001:db8::1"):
+            buyer = host.units["buyer"]
+            done = subprocess.run(
+                buyer.command(ASK, asked),
+                capture_output=True,
+                text=True,
+                timeout=15,
+                check=False,
+                preexec_fn=buyer.enter,
+            )
+            assert done.stdout.startswith("240.240."), asked
+            assert home.python(ASK, asked) == "PermissionError at once", asked
+            assert home.python(ASK_TCP, asked).endswith("at once"), asked
+    finally:
+        home.run("ip", "route", "add", "default", "via", f"{host.subnet}.254")
+        home.run("ip", "-6", "route", "add", "default", "via", f"{host.subnet6}::254")

@@ -20,12 +20,13 @@ from subprocess import PIPE
 import pytest
 
 from agent.admin.client import get
-from agent.kernel import cgroup
+from agent.system import cgroup
 from tests.netns.conftest import (
     EDGEMESH,
     GET,
     HTTP_SERVER,
     PATH,
+    PATIENCE,
     TCP,
     TCP_SERVER,
     Host,
@@ -92,6 +93,7 @@ class Node(Place):
         # Not `ip netns exec`: that hides the cgroup mount.
         self.inside = ["nsenter", f"--net=/run/netns/{self.name}", *EDGEMESH]
         self.daemon = None
+        self.more = {}  # environment that this lab adds
 
     def link(self, up):
         self.ip("link", "set", LINK, "up" if up else "down")
@@ -101,7 +103,9 @@ class Node(Place):
     def edgemesh(self, *words, given="", check=True):
         """What an operator types on this node."""
         command = [*self.inside, *words]
-        done = subprocess.run(command, input=given, capture_output=True, text=True, timeout=30, check=False, env=environment())
+        done = subprocess.run(
+            command, input=given, capture_output=True, text=True, timeout=30, check=False, env=environment()
+        )
         if check and done.returncode:
             raise AssertionError(f"edgemesh {' '.join(words)}: {done.stderr or done.stdout}")
         return done
@@ -110,7 +114,9 @@ class Node(Place):
         words = ["run", "--config", str(self.config), "--node", self.name, "--access-log", "all"]
         words += ["--authority"] if self.plain == "hub" else []
         with (self.home / "daemon.log").open("ab") as log:
-            self.daemon = subprocess.Popen([*self.inside, *words], stdout=log, stderr=log, env=environment(), cwd=self.home)
+            self.daemon = subprocess.Popen(
+                [*self.inside, *words], stdout=log, stderr=log, env=environment() | self.more, cwd=self.home
+            )
 
     def up(self):
         self.begin()
@@ -125,7 +131,9 @@ class Node(Place):
             return False
         captured = [w for w in status["workloads"] if w["state"] == "captured"]
         wanted = sum(home == self.plain for home in HOMES.values())
-        held = [one for one in get(self.socket, "/certs")["certificates"] if one["serial"]]  # its own, and one for each identity
+        held = [
+            one for one in get(self.socket, "/certs")["certificates"] if one["serial"]
+        ]  # its own, and one for each identity
         return status["enforcing"] and len(captured) == wanted and len(held) > wanted
 
     def kill(self):
@@ -198,7 +206,9 @@ class TwoNodes:
     # what is in the namespaces
 
     def start(self, command, wait=False):
-        process = subprocess.Popen(command, stdin=PIPE, stdout=PIPE, stderr=subprocess.DEVNULL, text=True, env=environment())
+        process = subprocess.Popen(
+            command, stdin=PIPE, stdout=PIPE, stderr=subprocess.DEVNULL, text=True, env=environment()
+        )
         self.processes.append(process)
         if wait and not process.stdout.readline():
             raise AssertionError(f"did not start: {command}")
@@ -226,7 +236,10 @@ class TwoNodes:
         self.write("stamp", own("Workload", stamp, {"addresses": []}), nodes=nodes)
         for node in nodes:
             socket = self.nodes[node].socket
-            self.wait(lambda socket=socket: any(w["name"] == stamp for w in get(socket, "/snapshot")["workloads"]), "a new snapshot")
+            self.wait(
+                lambda socket=socket: any(w["name"] == stamp for w in get(socket, "/snapshot")["workloads"]),
+                "a new snapshot",
+            )
 
     def manifests(self):
         for node in self.nodes.values():
@@ -239,7 +252,11 @@ class TwoNodes:
             spec["node"] = self.nodes[HOMES[name]].name
             self.write(f"workload-{name}", own("Workload", name, spec))
         self.service("store", [{"name": "http", "port": 80}, {"name": "tcp-echo", "port": 7}])
-        self.write("routes", routes("get", {"name": "get", "methods": ["GET"], "pathRegex": "/books.*"}), tcp_route("any", 7, 9))
+        self.write(
+            "routes",
+            routes("get", {"name": "get", "methods": ["GET"], "pathRegex": "/books.*"}),
+            tcp_route("any", 7, 9),
+        )
         self.allow("buyer", "store")
         self.write("mesh", mesh_config(enableEgress=True))
 
@@ -261,7 +278,7 @@ class TwoNodes:
         for name in ("n1", "n2"):
             self.join(name, self.token(name))
             self.nodes[name].begin()
-        self.wait(lambda: all(node.ready() for node in self.nodes.values()), "all are ready", 20)
+        self.wait(lambda: all(node.ready() for node in self.nodes.values()), "all are ready")
 
     def token(self, name):
         hub = self.nodes["hub"]
@@ -272,7 +289,7 @@ class TwoNodes:
         words = ("--authority", f"{hub.v4}:15012", "--node", node.name, "--state", str(state or node.state))
         return node.edgemesh("join", *words, given=token, check=check)
 
-    def wait(self, condition, what, seconds=10):
+    def wait(self, condition, what, seconds=PATIENCE):
         until = time.monotonic() + seconds
         while time.monotonic() < until:
             if condition():

@@ -8,17 +8,17 @@ import socket
 import pytest
 import trio
 
-from nodeproxy import native
 from nodeproxy.capture import Ports
 from nodeproxy.context import Conn, Context
-from nodeproxy.http.pool import Pool
 from nodeproxy.limits import Limits
 from nodeproxy.stream import Peeked
-from nodeproxy.upstream.live import Live
+from nodeproxy.upstream.balance import Live
+from nodeproxy.upstream.http1_pool import Pool
 from policy.model import Endpoint, Grant, Mesh, Service, ServicePort, Workload
 from policy.snapshot import Snapshot
+from tests.compiled import needs_lane
 from tests.journeys.stand_ins import bound, unbound
-from tests.nodeproxy.http.conftest import pipes
+from tests.nodeproxy.protocols.http.conftest import pipes
 
 NODE = "10.0.0.254"
 BUYER = Workload("shop", "buyer", "buyer", ("10.0.0.1", "fd00::1"))
@@ -30,10 +30,10 @@ E2, E3 = Endpoint("10.0.0.2", 8080, STORE.key), Endpoint("10.0.0.3", 8080, SPARE
 OPAQUE = Grant("TrafficTarget shop/buying", BUYER.identity, STORE.identity, tcp=())
 
 
-def service(name, address, *endpoints, port=80, split=None, protocol="", ports=None):
+def service(name, address, *endpoints, port=80, route=None, protocol="", ports=None):
     if ports is None:
         ports = (ServicePort("main", port, protocol, endpoints=endpoints),)
-    return Service("shop", name, (address,), ports, split)
+    return Service("shop", name, (address,), ports, (route,) if route else ())
 
 
 SHOP = service("store", "10.1.0.1", E2, E3)
@@ -44,6 +44,16 @@ def snapshot(*services, grants=(OPAQUE,), workloads=(BUYER, STORE, SPARE, LONER)
     return Snapshot("here", Mesh(**{"egress": False, **mesh}), workloads, services or (SHOP,), grants)
 
 
+opened = []  # by a test, whatever becomes of it: sockets that its end closes
+
+
+@pytest.fixture(autouse=True)
+def closed_at_the_end():
+    yield
+    while opened:
+        opened.pop().close()
+
+
 class FakeSockets:
     """nodeproxy.capture.Sockets on this machine's loopback; `made` says which were asked for, `error` what asking raises."""
 
@@ -52,17 +62,21 @@ class FakeSockets:
         self.sockets = []
         self.error = None
 
-    def towards(self, workload, caller, family):
-        self.made.append(("towards", workload.key, caller, family))
-        return self._socket(bound(caller, socket.SOCK_STREAM) if caller.startswith("127.") else unbound(family, socket.SOCK_STREAM))
+    def towards(self, workload, caller, family, reuse=False):
+        self.made.append(
+            ("towards", workload.key, caller, family, "reuse") if reuse else ("towards", workload.key, caller, family)
+        )
+        return self._socket(
+            bound(caller, socket.SOCK_STREAM) if caller.startswith("127.") else unbound(family, socket.SOCK_STREAM)
+        )
 
     def outwards(self, workload, family, kind=socket.SOCK_STREAM):
         self.made.append(("outwards", workload.key, family, kind))
         return self._socket(unbound(family, kind))
 
-    def from_node(self, family):
+    def from_node(self, family, kind=socket.SOCK_STREAM):
         self.made.append(("from_node", family))
-        return self._socket(unbound(family, socket.SOCK_STREAM))
+        return self._socket(unbound(family, kind))
 
     def _socket(self, sock):
         self.sockets.append(sock)
@@ -72,6 +86,15 @@ class FakeSockets:
         return sock
 
     def node_addresses(self):
+        return frozenset({NODE, "fd00::fe"})
+
+    def lent_addresses(self):
+        return self.node_addresses()
+
+    def before_nat(self, peer, dialled):
+        return None
+
+    def probers(self):
         return frozenset({NODE, "fd00::fe"})
 
 
@@ -128,7 +151,7 @@ def connect(context):
 def dialler(monkeypatch):
     """Every room's dial is this one."""
     dialler = Dialler()
-    for module in ("nodeproxy.tcp", "nodeproxy.inbound", "nodeproxy.http.reach"):
+    for module in ("nodeproxy.protocols.tcp", "nodeproxy.downstream.inbound", "nodeproxy.protocols.http.attempt"):
         monkeypatch.setattr(f"{module}.dial", dialler)
     return dialler
 
@@ -142,9 +165,7 @@ async def ends(stream):
     return "reset"
 
 
-@pytest.fixture(params=["python", "native"])
+@pytest.fixture(params=["python", pytest.param("native", marks=needs_lane)])
 def machine(request, monkeypatch):
     """Which HTTP/2 state machine connections have."""
-    if request.param == "native" and not native.AVAILABLE:
-        pytest.skip("the native lane was not compiled")
-    monkeypatch.setattr("nodeproxy.http.h2.AVAILABLE", request.param == "native")
+    monkeypatch.setattr("nodeproxy.h2.connection.AVAILABLE", request.param == "native")

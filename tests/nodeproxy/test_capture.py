@@ -23,14 +23,20 @@ class Captured:
 
 
 def test_ipv4():
-    sock = Captured(socket.AF_INET, struct.pack("=H", socket.AF_INET) + struct.pack("!H", 8080) + socket.inet_aton("10.1.2.3") + bytes(8))
+    sock = Captured(
+        socket.AF_INET,
+        struct.pack("=H", socket.AF_INET) + struct.pack("!H", 8080) + socket.inet_aton("10.1.2.3") + bytes(8),
+    )
     assert original_destination(sock) == ("10.1.2.3", 8080)
     assert sock.asked == (0, 80)
 
 
 def test_ipv6():
     address = socket.inet_pton(socket.AF_INET6, "fd00::1:2")
-    sock = Captured(socket.AF_INET6, struct.pack("=H", socket.AF_INET6) + struct.pack("!HI", 443, 0xABCDE) + address + struct.pack("=I", 7))
+    sock = Captured(
+        socket.AF_INET6,
+        struct.pack("=H", socket.AF_INET6) + struct.pack("!HI", 443, 0xABCDE) + address + struct.pack("=I", 7),
+    )
     assert original_destination(sock) == ("fd00::1:2", 443)
     assert sock.asked == (41, 80)
 
@@ -50,7 +56,9 @@ def test_doors_close_in_two_steps():
     doors = Doors(*([socket.socket()] for _ in range(5)))
     doors.close_tcp()
     assert doors.tunnel[0].fileno() < 0
-    assert [sock.fileno() < 0 for group in (doors.outbound, doors.inbound, doors.dns_udp, doors.dns_tcp) for sock in group] == [
+    assert [
+        sock.fileno() < 0 for group in (doors.outbound, doors.inbound, doors.dns_udp, doors.dns_tcp) for sock in group
+    ] == [
         True,
         True,
         False,

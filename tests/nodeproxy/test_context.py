@@ -2,7 +2,7 @@
 
 import pytest
 
-from nodeproxy.context import Pick
+from nodeproxy.interfaces import Pick
 from policy.model import Request
 from tests.nodeproxy.conftest import BUYER, E2, STORE
 

@@ -1,5 +1,6 @@
 """Doors open and close, a snapshot takes effect at once, limits change, and a stop drains: with doors that do as the test says."""
 
+import errno
 import logging
 import socket
 from types import SimpleNamespace
@@ -7,16 +8,20 @@ from types import SimpleNamespace
 import pytest
 import trio
 import trio.testing
+from msgspec.structs import replace
 
-from nodeproxy import listen, proxy
+from nodeproxy import proxy
 from nodeproxy.capture import Doors, Ports
-from nodeproxy.context import Pick
+from nodeproxy.dns import Counts
+from nodeproxy.downstream import accept
+from nodeproxy.downstream.listeners import LISTENERS
+from nodeproxy.interfaces import Pick
 from nodeproxy.limits import Limits
 from nodeproxy.proxy import Proxy
 from policy.model import Request
 from tests.journeys.stand_ins import bound
 from tests.nodeproxy.conftest import BUYER, E2, NODE, STORE, FakeSockets, ends, snapshot
-from tests.nodeproxy.http.conftest import pipes
+from tests.nodeproxy.protocols.http.conftest import pipes
 
 ASKED = Request("GET", "/")
 
@@ -24,8 +29,16 @@ ASKED = Request("GET", "/")
 class EchoResolver:
     """Stands for the resolver: echoes datagrams, so that it shows whether names are still answered."""
 
-    def __init__(self, key, context):
+    def __init__(self, key, context, cache):
         self.key = key
+        self.cache = cache
+        self.counts = Counts()
+
+    def down(self):
+        return [(("192.0.2.53", 53), float(len(self.key))), (("192.0.2.54", 5353), 7.0)]
+
+    def close(self):
+        self.cache.close()
 
     async def serve_udp(self, sock):
         sock = trio.socket.from_stdlib_socket(sock)
@@ -127,10 +140,11 @@ class Verdict:
 async def running(records, monkeypatch):
     async with trio.open_nursery() as nursery:
         running = Running(nursery, records)
-        monkeypatch.setattr(proxy, "outbound", running.outbound)
-        monkeypatch.setattr(proxy, "inbound", running.inbound)
+        stand_ins = {"outbound": running.outbound, "inbound": running.inbound}
+        rows = tuple(replace(row, serve=stand_ins.get(row.name, row.serve)) for row in LISTENERS)
+        monkeypatch.setattr(proxy, "LISTENERS", rows)
         monkeypatch.setattr(proxy, "Resolver", EchoResolver)
-        monkeypatch.setattr(listen, "original_destination", lambda sock: ("10.1.0.1", 80))
+        monkeypatch.setattr(accept, "original_destination", lambda sock: ("10.1.0.1", 80))
         await nursery.start(running.proxy.run)
         yield running
         nursery.cancel_scope.cancel()
@@ -196,18 +210,33 @@ async def test_attach_comes_after_run():
 
 
 async def test_a_fault_closes_one_workload_and_is_logged(running, monkeypatch, caplog):
-    async def breaks(self, sock):
+    async def breaks(*_):
         raise ZeroDivisionError
 
     fine = running.attach(STORE)
     await running.settled()
-    monkeypatch.setattr(EchoResolver, "serve_tcp", breaks)
+    monkeypatch.setattr(proxy, "accept_forever", breaks)
     broken = running.attach(BUYER)
     await running.settled()
     (line,) = caplog.records
     assert (line.levelno, line.getMessage()) == (logging.ERROR, "the doors of shop/buyer are closed")
     assert {sock.fileno() for sock in (*broken.tcp, broken.udp)} == {-1}
     await running.call(fine.into)
+    assert len(running.conns) == 1
+
+
+async def test_a_fault_in_answering_names_closes_no_door(running, monkeypatch, caplog):
+    async def breaks(self, sock):
+        raise OSError(errno.ENOMEM, "none just now")
+
+    monkeypatch.setattr(EchoResolver, "serve_tcp", breaks)
+    house = running.attach(BUYER)
+    await running.settled()
+    (line,) = caplog.records
+    assert line.getMessage() == "names for shop/buyer: none just now; it is tried again"
+    [problem] = running.context.housekeeping.problems
+    assert problem.object == "names for shop/buyer"
+    await running.call(house.out)
     assert len(running.conns) == 1
 
 
@@ -249,15 +278,15 @@ async def test_what_rests_is_not_asked_about(running):
 async def test_limits_hold_for_what_begins_from_now_on(running, records):
     house = running.attach()
     limits = Limits(connections=2)
-    running.proxy.limit(limits)
+    running.proxy.configure(limits, log_requests=False)
     assert (running.context.limits, running.context.pool.limits) == (limits, limits)
     for address in (house.out, house.into):  # strangers at one door do not fill the other
         for _ in range(2):
             await running.call(address)
         assert await ends(await running.call(address)) == "reset"
-    running.proxy.limit(Limits(connections=3))
+    running.proxy.configure(Limits(connections=3), log_requests=False)
     await running.call(house.out)
-    running.proxy.limit(Limits(connections=1))  # those that are open stay
+    running.proxy.configure(Limits(connections=1), log_requests=False)  # those that are open stay
     await running.settled()
     assert len(running.context.conns) == 5
     assert [record.flag for record in records] == ["too-many-connections"] * 2
@@ -305,7 +334,7 @@ async def test_names_are_answered_while_calls_are_running(running):
 
 
 async def test_at_its_deadline_a_stop_cuts(running, records, autojump_clock):
-    running.proxy.limit(Limits(drain_timeout=7))
+    running.proxy.configure(Limits(drain_timeout=7), log_requests=False)
     house = running.attach()
     call, _ = await running.moving(house.out, Verdict(running.context, True))
     rests, _ = pipes()
@@ -346,3 +375,19 @@ async def test_idle_upstream_connections_are_swept(running, autojump_clock):
     running.context.pool.give(NODE, "", E2, rests)
     await trio.sleep(running.context.limits.pool_idle_timeout + 6)
     assert rests.closed
+
+
+async def test_names_are_counted_also_of_workloads_that_are_gone(running):
+    proxy = running.proxy
+    running.attach(BUYER)
+    running.attach(STORE)
+    for house in proxy.houses.values():
+        house.resolver.counts.answered = 3
+    proxy.houses[BUYER.key].resolver.counts.stale = 2
+    assert proxy.resolvers_down() == {
+        "192.0.2.53": (float(min(len(BUYER.key), len(STORE.key))), sorted([BUYER.key, STORE.key])),
+        "192.0.2.54 port 5353": (7.0, sorted([BUYER.key, STORE.key])),
+    }
+    proxy.detach(BUYER.key)
+    assert proxy.asked() == Counts(answered=6, stale=2)
+    assert list(proxy.resolvers_down()["192.0.2.53"][1]) == [STORE.key]

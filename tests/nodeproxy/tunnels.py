@@ -7,15 +7,15 @@ import time
 
 import trio
 
-from nodeproxy import tls
 from nodeproxy.context import Conn
+from nodeproxy.downstream.hbone import node_tunnels, workload_tunnels
 from nodeproxy.errors import Refused
-from nodeproxy.hbone import node_tunnels, workload_tunnels
-from nodeproxy.http.h2 import Bounds, Connection
+from nodeproxy.h2.connection import Bounds, Connection
+from nodeproxy.mesh.pool import Peers
 from nodeproxy.stream import Peeked, abort, close_now
-from nodeproxy.upstream.peers import Peers
+from nodeproxy.tls import contexts, handshake
 from policy.model import Workload
-from tests.nodeproxy.http.conftest import pipes
+from tests.nodeproxy.protocols.http.conftest import pipes
 
 DOMAIN = "cluster.local"
 NODE_SPIFFE = f"spiffe://{DOMAIN}/node/here"
@@ -24,7 +24,7 @@ OK = [(b":status", b"200")]
 
 
 class Known:
-    """nodeproxy.credentials.Identities with a certificate for everybody who is asked for; `renew` makes them anew."""
+    """nodeproxy.tls.credentials.Identities with a certificate for everybody who is asked for; `renew` makes them anew."""
 
     def __init__(self, mint, node="here", **how):
         self.mint = mint
@@ -32,6 +32,8 @@ class Known:
         self.how = how
         self.roots = mint.trust()
         self.made = {}
+        self.clock = time.time
+        self.doubts = 0
 
     def trust(self):
         return self.roots
@@ -41,6 +43,12 @@ class Known:
 
     def node(self):
         return self._of(f"spiffe://{DOMAIN}/node/{self.name}")
+
+    def now(self):
+        return self.clock()
+
+    def doubt(self):
+        self.doubts += 1
 
     def renew(self):
         self.made.clear()
@@ -78,21 +86,31 @@ class Visitor:
 class Doors:
     """The tunnel doors of one node, `here`."""
 
-    def __init__(self, nursery, context, mint, now=time.time):
+    def __init__(self, nursery, context, mint):
         self.nursery = nursery
         self.context = context
         self.mint = mint
         context.identities = self.identities = Known(mint)
-        context.peers = self.peers = Peers(context, now=now)
+        context.peers = self.peers = Peers(context)
         self.others = Known(mint, "there")
-        self.contexts = tls.Contexts()
+        self.contexts = contexts.Contexts()
+        self.gate = None
 
     async def knock(
-        self, account="buyer", door=None, address="10.0.0.2", peer=("10.9.9.9", 40000), alpn=("h2",), credentials=None, bounds=None
+        self,
+        account="buyer",
+        door=None,
+        address="10.0.0.2",
+        peer=("10.9.9.9", 40000),
+        alpn=("h2",),
+        credentials=None,
+        bounds=None,
     ):
         """Connect as the service account of the shop to the door of a workload, or of the node. Raises Refused: the peer's own view."""
         theirs, ours = pipes()
-        conn = Conn(self.context, Peeked(ours), door or NODE_DOOR, "inbound", peer, (address, 15008), 0.0)
+        conn = Conn(
+            self.context, Peeked(ours), door or NODE_DOOR, "inbound", peer, (address, 15008), 0.0, gate=self.gate
+        )
         visitor = Visitor(conn)
         visitor.pipe = theirs
         self.nursery.start_soon(self._own, visitor, workload_tunnels if door else node_tunnels)
@@ -100,7 +118,7 @@ class Doors:
         expects = (door.identity.spiffe(DOMAIN) if door else NODE_SPIFFE,)
         try:
             context = self.contexts.client(credentials, self.others.trust(), alpn)
-            visitor.secured = await tls.connect(theirs, context, self.others.trust(), expects, 5.0)
+            visitor.secured = await handshake.connect(theirs, context, self.others.trust(), expects, 5.0, time.time)
         except Refused:
             theirs.close()
             await visitor.over.wait()

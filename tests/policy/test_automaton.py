@@ -104,7 +104,8 @@ def test_random_patterns(patterns, paths):
 
 @settings(max_examples=300, deadline=None)
 @given(
-    pattern=st.text(r"ab/\()[]{}*+?|^$.,-01dwsDWSPz:<>=!&~", max_size=10), paths=st.lists(st.text("ab/01.-$^{},", max_size=6), max_size=6)
+    pattern=st.text(r"ab/\()[]{}*+?|^$.,-01dwsDWSPz:<>=!&~", max_size=10),
+    paths=st.lists(st.text("ab/01.-$^{},", max_size=6), max_size=6),
 )
 def test_arbitrary_text(pattern, paths):
     if not bad_pattern(pattern):
@@ -122,7 +123,12 @@ def test_many_patterns_share_a_table():
 
 @pytest.mark.parametrize(
     "patterns",
-    [["(a|aa)*b{1,64}" * 40], [f"/[ab]*a[ab]{{{n}}}" for n in range(20)], [f"/{n}" * 40 for n in range(3000)], ["(" * 3000 + ")" * 3000]],
+    [
+        ["(a|aa)*b{1,64}" * 40],
+        [f"/[ab]*a[ab]{{{n}}}" for n in range(20)],
+        [f"/{n}" * 40 for n in range(3000)],
+        ["(" * 3000 + ")" * 3000],
+    ],
 )
 def test_what_would_be_large_is_refused(patterns):
     assert automaton.compile(patterns) is None

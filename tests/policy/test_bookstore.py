@@ -9,10 +9,10 @@ from agent.demo.documents import MEMBERS, fixed, workload
 from agent.demo.plan import HOSTS
 from agent.demo.steps import STEPS
 from agent.sources.manifest import read
-from nodeproxy.credentials import NoIdentities
 from nodeproxy.errors import Refused
-from nodeproxy.upstream.live import Live
-from nodeproxy.upstream.route import Outward
+from nodeproxy.routing.route import Outward
+from nodeproxy.tls.credentials import NoIdentities
+from nodeproxy.upstream.balance import Live
 from policy.build import build
 from policy.model import Request
 
@@ -28,9 +28,13 @@ VERSIONS = ("bookstore-v1", "bookstore-v2")
 def built(step, previous=None):
     """The step as the daemon reads it; hosts appear when the demo starts them."""
     hosts = [host for host in HOSTS if host.name in MEMBERS and (host.name != "bookstore-v2" or step.has_v2)]
-    files = {name: fixed(file) for name, file in step.files.items()} | {f"workload-{h.name}.yaml": workload(h, NETWORK) for h in hosts}
+    files = {name: fixed(file) for name, file in step.files.items()} | {
+        f"workload-{h.name}.yaml": workload(h, NETWORK) for h in hosts
+    }
     raws = [raw for name, text in files.items() for raw in read(text.encode(), name).objects]
-    return build(raws, previous.accepted if previous else None, previous.snapshot.addresses if previous else None, "demo")
+    return build(
+        raws, previous.accepted if previous else None, previous.snapshot.addresses if previous else None, "demo"
+    )
 
 
 def walk():
@@ -53,7 +57,9 @@ def calls(snapshot, caller, service, request, times=20):
     context = SimpleNamespace(snapshot=snapshot, live=Live(1), captured=set(), identities=NoIdentities())
     address = snapshot.service(service).addresses[0]
     port = snapshot.service(service).ports[0].port
-    route = Outward(SimpleNamespace(context=context, workload=workload, identity=workload.identity, dialled=(address, port)))
+    route = Outward(
+        SimpleNamespace(context=context, workload=workload, identity=workload.identity, dialled=(address, port))
+    )
     found = Counter()
     for _ in range(times):
         try:
@@ -104,4 +110,9 @@ async def test_what_no_rule_lists_is_denied(step, result):
 def test_addresses_stay_from_step_to_step():
     first = WALK[0][1].snapshot.addresses
     assert all(result.snapshot.addresses[key] == value for _, result in WALK for key, value in first.items())
-    assert set(first) == {"bookstore/bookstore", "bookstore/bookstore-v1", "bookwarehouse/bookwarehouse", "bookwarehouse/mysql"}
+    assert set(first) == {
+        "bookstore/bookstore",
+        "bookstore/bookstore-v1",
+        "bookwarehouse/bookwarehouse",
+        "bookwarehouse/mysql",
+    }

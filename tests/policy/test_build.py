@@ -43,7 +43,10 @@ def of(objects, kind, name=None):
 
 def changed(objects, kind, **spec):
     old = of(objects, kind)
-    return [RawObject({**raw.data, "spec": {**raw.data["spec"], **spec}}, raw.where, {}) if raw is old else raw for raw in objects]
+    return [
+        RawObject({**raw.data, "spec": {**raw.data["spec"], **spec}}, raw.where, {}) if raw is old else raw
+        for raw in objects
+    ]
 
 
 def allowed(built, path="/a"):
@@ -63,7 +66,7 @@ def test_services_endpoints_protocols_and_addresses():
     assert snapshot.destination(store.addresses[0], 81).kind == "no-port"
     assert snapshot.destination("10.0.0.2", 9090).protocol == "http"
     assert snapshot.destination("10.9.9.9", 80).kind == "external"
-    assert snapshot.backends(store, None)[0].service == "shop/store-v1"
+    assert snapshot.candidates(store, 80, None).rule.backends[0].service == "shop/store-v1"
     for host in ("store", "STORE.shop", "store.shop.svc:80", "store.shop.svc.cluster.local."):
         assert snapshot.named(host, "shop") is store
     assert snapshot.named("store", "buy") is None
@@ -79,57 +82,20 @@ def test_the_order_of_the_input_changes_nothing():
         assert (again.snapshot, again.problems, again.accepted) == (first.snapshot, first.problems, first.accepted)
 
 
-def test_a_bad_version_keeps_the_last_good_one():
-    good = made(raws())
-    assert allowed(good)
-    bad = made(changed(raws(), "HTTPRouteGroup", matches=[{"name": "a", "pathRegex": "("}]), good.accepted)
-    assert allowed(bad)
-    (problem,) = [p for p in bad.problems if p.severity == "error"]
-    assert problem.object == "HTTPRouteGroup shop/r"
-    assert "last good" in problem.hint
-    assert bad.accepted == good.accepted
-    assert not allowed(made(changed(raws(), "HTTPRouteGroup", matches=[{"name": "a", "pathRegex": "("}])))
-
-
-def test_a_dangling_reference_keeps_the_last_good_one_while_it_resolves():
-    good = made(raws())
-    dangling = changed(raws(), "TrafficTarget", rules=[{"kind": "HTTPRouteGroup", "name": "gone"}])
-    kept = made(dangling, good.accepted)
-    assert allowed(kept)
-    assert any(p.severity == "error" and "gone" in p.message for p in kept.problems)
-    assert not allowed(made(dangling))
-    without = [raw for raw in dangling if raw.data["kind"] != "HTTPRouteGroup"]
-    assert not allowed(made(without, kept.accepted))
-
-
-def test_a_removed_route_grants_nothing_and_its_return_does():
-    good = made(raws())
-    without = made([raw for raw in raws() if raw.data["kind"] != "HTTPRouteGroup"], good.accepted)
-    assert not allowed(without)
-    assert allowed(made(raws(), without.accepted))
-
-
-def test_a_duplicate_names_the_first_place():
-    twice = [*raws(), RawObject(of(raws(), "TrafficTarget").data, Where("y.yaml", 3), {})]
-    (problem,) = [p for p in made(twice).problems if p.severity == "error"]
-    assert str(problem.where) == "y.yaml:3"
-    assert "x.yaml:7" in problem.message
-
-
-def test_unread_kinds_are_named_once():
-    more = [RawObject({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": str(n)}}, Where("z.yaml", n), {}) for n in (1, 2)]
-    notices = [p for p in made([*raws(), *more]).problems if "ConfigMap" in p.message]
-    assert len(notices) == 1
-    assert notices[0].severity == "notice"
-
-
 def test_services_keep_their_addresses():
     kept = {"shop/store": ("240.240.7.7", "fdce:ed6e:5e55::7")}
     assert made(raws(), addresses=kept).snapshot.service("shop/store").addresses == kept["shop/store"]
 
 
 @pytest.mark.parametrize(
-    "junk", [{}, {"kind": 3}, {"kind": "Service"}, {"kind": "List", "items": [1, {}]}, {"kind": "Pod", "apiVersion": "v1", "metadata": []}]
+    "junk",
+    [
+        {},
+        {"kind": 3},
+        {"kind": "Service"},
+        {"kind": "List", "items": [1, {}]},
+        {"kind": "Pod", "apiVersion": "v1", "metadata": []},
+    ],
 )
 def test_junk_never_raises(junk):
     built = made([*raws(), RawObject(junk, Where("j.yaml", 1), {})])
@@ -137,23 +103,10 @@ def test_junk_never_raises(junk):
     assert any(p.where.file == "j.yaml" for p in built.problems)
 
 
-def test_of_two_at_one_place_the_older_stands_whatever_their_order():
-    place = Where("https://api/", 0)
-    routes = of(raws(), "HTTPRouteGroup").data
-    pair = [
-        RawObject({**routes, "metadata": {**routes["metadata"], "creationTimestamp": f"202{n}-01-01T00:00:00Z"}, "spec": spec}, place, {})
-        for n, spec in ((5, {"matches": [{"name": "a", "pathRegex": "/new"}]}), (4, {"matches": [{"name": "a", "pathRegex": "/old"}]}))
-    ]
-    rest = [raw for raw in raws() if raw.data["kind"] != "HTTPRouteGroup"]
-    for order in (pair, pair[::-1]):
-        built = made([*rest, *order])
-        assert allowed(built, "/old")
-        assert not allowed(built, "/new")
-        assert [p.object for p in built.problems if p.severity == "error"] == ["HTTPRouteGroup shop/r"]
-
-
 def test_a_pod_and_a_workload_of_one_name_are_pointed_out():
-    pod = RawObject({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "s1", "namespace": "shop"}}, Where("p.yaml", 1), {})
+    pod = RawObject(
+        {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "s1", "namespace": "shop"}}, Where("p.yaml", 1), {}
+    )
     built = made([*raws(), pod])
     assert built.snapshot.workload("shop/s1").addresses == ("10.0.0.1",)
     assert any(p.object == "Workload shop/s1" and "a Pod shop/s1 too" in p.message for p in built.problems)

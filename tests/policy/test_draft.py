@@ -2,14 +2,16 @@
 
 import itertools
 
+from policy.decode import decode
 from policy.draft import Draft, Input
-from policy.model import Backend, Grant, Identity, Mesh, Node, PlainGrant, Revoked, Service, Split, Where, Workload
-from policy.resources import RawObject, Resource, decode
+from policy.model import Grant, Identity, Mesh, Node, PlainGrant, Revoked, Service, Where, Workload
+from policy.resources import RawObject, Resource
+from policy.route import Backend, Route, Rule
 
 GRANTS = [Grant(rule, Identity("n", who), Identity("n", whom)) for rule in "rs" for who in "ab" for whom in "xy"]
 WORKLOADS = [Workload("n", name, name) for name in "cab"]
 SERVICES = [Service("n", name) for name in "zyx"]
-SPLIT = Split("TrafficSplit n/s", (Backend("n/x", 1),))
+SPLIT = Route("TrafficSplit n/s", (Rule((Backend("n/x", 1),)),))
 
 
 def frozen(order):
@@ -19,7 +21,7 @@ def frozen(order):
     for service in SERVICES[::order]:
         draft.services[service.key] = service
     draft.grants += GRANTS[::order]
-    draft.splits = {"n/y": SPLIT, "n/nobody": SPLIT}
+    draft.routes = {"n/y": (SPLIT,), "n/nobody": (SPLIT,)}
     draft.addresses = {"n/x": ("240.240.0.1",)}
     return draft.freeze()
 
@@ -28,8 +30,10 @@ def test_freeze_sorts_and_joins():
     snapshot = frozen(1)
     assert snapshot == frozen(-1)
     assert [w.name for w in snapshot.workloads] == ["a", "b", "c"]
-    assert [(s.name, s.split) for s in snapshot.services] == [("x", None), ("y", SPLIT), ("z", None)]
-    assert [(g.destination, g.source, g.rule) for g in snapshot.grants] == sorted((g.destination, g.source, g.rule) for g in GRANTS)
+    assert [(s.name, s.routes) for s in snapshot.services] == [("x", ()), ("y", (SPLIT,)), ("z", ())]
+    assert [(g.destination, g.source, g.rule) for g in snapshot.grants] == sorted(
+        (g.destination, g.source, g.rule) for g in GRANTS
+    )
     assert (snapshot.node, snapshot.addresses) == ("node", {"n/x": ("240.240.0.1",)})
 
 

@@ -3,7 +3,8 @@
 import pytest
 
 from policy.explain import explain
-from policy.model import Backend, Endpoint, Grant, HttpMatch, Identity, Mesh, Request, Service, ServicePort, Split, Workload
+from policy.model import Endpoint, Grant, Identity, Mesh, Request, Service, ServicePort, Workload
+from policy.route import Backend, HttpMatch, Regex, Route, Rule
 from policy.snapshot import Snapshot
 
 WHO = Workload("front", "caller", "caller", ("10.0.1.1",))
@@ -13,15 +14,17 @@ V2 = Workload("shop", "v2", "web-2", ("10.0.0.2",), (8080,))
 OUTSIDE = Workload("shop", "outside", "x", ("10.0.0.3",), enrolled=False)
 E1, E2 = Endpoint("10.0.0.1", 8080, "shop/v1"), Endpoint("10.0.0.2", 8080, "shop/v2")
 E3, E4 = Endpoint("10.0.0.3", 8080, "shop/outside"), Endpoint("10.0.0.4", 8080)
-READ = (HttpMatch("read", "/items$", ("GET",), (("x-team", "^a$"),)), HttpMatch("ping", "/ping$"))
+READ = (HttpMatch("read", Regex("/items$"), ("GET",), (("x-team", Regex("^a$")),)), HttpMatch("ping", Regex("/ping$")))
 
 
 def grant(rule="TrafficTarget shop/t", source=WHO.identity, destination=V1.identity, **kinds):
     return Grant(rule, source, destination, **kinds)
 
 
-def web(*endpoints, split=None, name="web", port=80):
-    return Service("shop", name, ("10.9.0.1",), (ServicePort("http", port, "", "tcp", endpoints),), split)
+def web(*endpoints, route=None, name="web", port=80):
+    return Service(
+        "shop", name, ("10.9.0.1",), (ServicePort("http", port, "", "tcp", endpoints),), (route,) if route else ()
+    )
 
 
 def snapshot(*grants, services=(), **mesh):
@@ -30,38 +33,6 @@ def snapshot(*grants, services=(), **mesh):
 
 def get(path="/items", method="GET", **fields):
     return Request(method, path, [(name.replace("_", "-").encode(), value.encode()) for name, value in fields.items()])
-
-
-@pytest.mark.parametrize(
-    ("request_", "lacked"),
-    [
-        (get("/items"), "match read of TrafficTarget shop/t wants header x-team to have '^a$', it is absent"),
-        (get("/items", x_team="b"), "wants header x-team to have '^a$', it is 'b'"),
-        (get("/items", "POST", x_team="b"), "wants method GET, this is POST; and header x-team to have '^a$', it is 'b'"),
-        (get("/items", "POST", x_team="a"), "wants method GET, this is POST"),
-        (get("/pong"), "wants a path that begins with '/ping$', this is '/pong'"),
-        (None, "admits HTTP requests only"),
-    ],
-)
-def test_the_match_that_came_closest_says_what_it_lacked(request_, lacked):
-    told = explain(snapshot(grant(http=READ)), WHO, V1, 8080, request_)
-    assert not told.allowed
-    assert told.nearest == "TrafficTarget shop/t"
-    assert lacked in told.lacked
-
-
-def test_nearer_is_who_then_port_then_route():
-    foreign = grant("TrafficTarget shop/foreign", OTHER, http=READ)
-    far = grant("TrafficTarget shop/far", tcp=(1,), http=READ)
-    near = grant("TrafficTarget shop/near", http=READ)
-    for order in ((foreign, far, near), (near, far, foreign)):
-        assert explain(snapshot(*order), WHO, V1, 8080, get("/x")).nearest == near.rule
-    assert explain(snapshot(foreign, far), WHO, V1, 8080, get("/x")).lacked == "TrafficTarget shop/far lists TCP ports 1, not 8080"
-    assert (
-        explain(snapshot(foreign), WHO, V1, 8080, get("/x")).lacked
-        == "TrafficTarget shop/foreign names source front/other, not front/caller"
-    )
-    assert explain(snapshot(), WHO, V1, 8080, get("/x")).lacked == "no TrafficTarget has shop/web as its destination"
 
 
 def test_datagrams():
@@ -86,7 +57,7 @@ def test_endpoints_with_different_answers_are_all_shown_the_denied_one_first():
 
 def test_a_split_is_followed():
     backends = (Backend("shop/two", 3), Backend("shop/one", 0), Backend("shop/gone", 1))
-    root = web(E1, split=Split("TrafficSplit shop/s", backends, (HttpMatch("beta", "/beta"),)))
+    root = web(E1, route=Route("TrafficSplit shop/s", (Rule(backends, (HttpMatch("beta", Regex("/beta")),)),)))
     services = (root, web(E1, name="one"), web(E2, name="two"))
     given = snapshot(grant(tcp=()), services=services)
     told = explain(given, WHO, root, 80, get("/beta"))
@@ -103,8 +74,8 @@ def test_a_split_is_followed():
         (web(E1, port=81), "no-port"),
         (web(), "no-endpoint"),
         (web(E4), "unknown-workload"),
-        (web(E1, split=Split("s", (Backend("shop/one", 0),))), "all-weights-zero"),
-        (web(E1, split=Split("s", (Backend("shop/gone", 1),))), "no-endpoint"),
+        (web(E1, route=Route("s", (Rule((Backend("shop/one", 0),)),))), "all-weights-zero"),
+        (web(E1, route=Route("s", (Rule((Backend("shop/gone", 1),)),))), "no-endpoint"),
     ],
 )
 def test_what_stands_in_the_way_before_any_rule(service, reason):
@@ -118,6 +89,39 @@ def test_what_is_not_in_the_mesh():
     assert explain(snapshot(egress=False), WHO, web(E3), 80).reason == "not-enrolled"
 
 
+def test_an_endpoint_outside_the_mesh():
+    beyond = Endpoint("192.0.2.7", 443, outside=True)
+    told = explain(snapshot(), WHO, web(beyond), 80)
+    assert (told.rule, "192.0.2.7:443 is outside the mesh: its EndpointSlice names no pod" in told.steps) == (
+        "enableEgress",
+        True,
+    )
+    denied = explain(snapshot(egress=False), WHO, web(beyond), 80)
+    assert (denied.reason, denied.lacked) == (
+        "outside", "the endpoint is outside the mesh, and traffic.enableEgress is false",
+    )  # fmt: skip
+
+
+def test_which_endpoints_callers_of_this_node_may_use_is_said():
+    local = "internalTrafficPolicy Local of node n"
+    port = ServicePort("", 80, "", "tcp", (E1, E2), None, (E2,), local)
+    told = explain(snapshot(grant(tcp=())), WHO, Service("shop", "web", (), (port,), affinity=5.0), 80)
+    assert told.endpoint == "10.0.0.2:8080"
+    assert f"{local}: 1 of 2 endpoints of shop/web may take it" in told.steps
+    assert "sessionAffinity ClientIP: calls of front/caller go to one endpoint of shop/web" in told.steps
+    none = ServicePort("", 80, "", "tcp", (E1, E2), None, (), local)
+    told = explain(snapshot(grant(tcp=())), WHO, Service("shop", "web", (), (none,)), 80)
+    assert (told.reason, told.lacked) == (
+        "no-endpoint", f"service shop/web has no endpoint for port 80 that may take it: {local}",
+    )  # fmt: skip
+
+
 def test_permissive_mode():
     assert explain(snapshot(permissive=True), WHO, V1, 8080).rule == "permissive mode"
     assert explain(snapshot(permissive=True), WHO, web(E4), 80).rule == "permissive mode"
+
+
+def test_a_port_that_the_root_does_not_have_cannot_be_called_through_its_split():
+    root = web(E1, route=Route("TrafficSplit shop/s", (Rule((Backend("shop/two", 1),)),)))
+    told = explain(snapshot(grant(tcp=()), services=(root, web(E2, name="two", port=81))), WHO, root, 81)
+    assert (told.allowed, told.reason, told.lacked) == (False, "no-port", "service shop/web has port 80, not 81")

@@ -2,22 +2,32 @@
 
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 
 from policy.explain import explain
-from policy.model import Backend, Endpoint, Grant, HttpMatch, Identity, Mesh, Request, Service, ServicePort, Split, Workload
+from policy.model import Endpoint, Grant, Identity, Mesh, Request, Revoked, Service, ServicePort, Workload
+from policy.route import Backend, Exact, HttpMatch, Prefix, Regex, Route, Rule
 from policy.snapshot import Snapshot
 
 STORE, BUYER = Identity("shop", "store"), Identity("buy", "buyer")
-SERVER = Workload("shop", "s1", "store", ("10.0.0.1",), (8080,))
+SERVER = Workload("shop", "s1", "store", ("10.0.0.1",), (8080,), node="till-1")
 CALLERS = (Workload("buy", "b1", "buyer"), Workload("thief", "t1", "thief"))
 
 PORTS = st.none() | st.sets(st.sampled_from((80, 8080)), max_size=2).map(lambda ports: tuple(sorted(ports)))
 MATCHES = st.builds(
     HttpMatch,
     st.sampled_from("abc"),
-    st.sampled_from((None, "/a", "/a$", ".*b")),
+    st.sampled_from((None, Regex("/a"), Regex("/a$"), Regex(".*b"), Exact("/a"), Prefix("/a"))),
     st.sampled_from(((), ("GET",), ("POST", "PUT"))),
-    st.sampled_from(((), (("x", "^1$"),), (("x", "1"), ("y", ".*")))),
+    st.sampled_from(
+        (
+            (),
+            (("x", Regex("^1$")),),
+            (("x", Regex("1")), ("y", Regex(".*"))),
+            (("host", Regex("^Store$")),),
+            (("x", Exact("1")),),
+        )
+    ),
 )
 GRANTS = st.builds(
     Grant,
@@ -32,27 +42,50 @@ REQUESTS = st.none() | st.builds(
     Request,
     st.sampled_from(("GET", "POST", "TRACE")),
     st.sampled_from(("/", "/a", "/ab", "/x/b")),
-    st.sampled_from(((), ((b"x", b"1"),), ((b"x", b"12"), (b"y", b"")))),
+    st.sampled_from(((), ((b"x", b"1"),), ((b"x", b"12"), (b"y", b"")), ((b"host", b"sTORE"),))),
+)
+REVOKED = st.sampled_from(
+    (Revoked(), Revoked(identities=(BUYER,)), Revoked(identities=(STORE,)), Revoked(("till-1",)), Revoked(("till-2",)))
 )
 
 
-@given(st.lists(GRANTS, max_size=4), REQUESTS, st.sampled_from(CALLERS), st.sampled_from((80, 8080)), st.booleans(), st.booleans())
-def test_it_says_what_authorize_says_and_every_denial_has_words(grants, request, who, port, udp, permissive):
-    snapshot = Snapshot("node", Mesh(permissive=permissive), (SERVER, *CALLERS), grants=tuple(grants))
-    verdict = snapshot.authorize_udp(who.identity, SERVER, port) if udp else snapshot.authorize(who.identity, SERVER, port, request)
+@given(
+    st.lists(GRANTS, max_size=4),
+    REQUESTS,
+    st.sampled_from(CALLERS),
+    st.sampled_from((80, 8080)),
+    st.booleans(),
+    st.booleans(),
+    REVOKED,
+)
+def test_it_says_what_authorize_says_and_every_denial_has_words(grants, request, who, port, udp, permissive, revoked):
+    snapshot = Snapshot(
+        "till-1", Mesh(permissive=permissive), (SERVER, *CALLERS), grants=tuple(grants), revoked=revoked
+    )
+    who = structs.replace(who, node="till-1")
+    verdict = (
+        snapshot.authorize_udp(who.identity, SERVER, port)
+        if udp
+        else snapshot.authorize(who.identity, SERVER, port, request)
+    )
     found = explain(snapshot, who, SERVER, port, request, udp)
     assert (found.allowed, found.rule, found.reason) == (verdict.allowed, verdict.rule, verdict.reason)
     assert bool(found.lacked) != found.allowed
     assert found.nearest in {"", *(grant.rule for grant in grants if grant.destination == STORE)}
+    if verdict.reason == "revoked":
+        assert (found.nearest, found.lacked.endswith(" is revoked")) == ("", True)
 
 
 def split(**backends):
     """shop/root, split by weight over services that have an endpoint, have none ("empty"), or are not there ("gone")."""
     port = ServicePort("web", 80, endpoints=(Endpoint("10.0.0.1", 8080, "shop/s1"),))
     services = [Service("shop", name, ports=(port,)) for name in ("v1", "v2")]
-    services += [Service("shop", "empty", ports=(ServicePort("web", 80),)), Service("shop", "other-port", ports=(ServicePort("web", 81),))]
+    services += [
+        Service("shop", "empty", ports=(ServicePort("web", 80),)),
+        Service("shop", "other-port", ports=(ServicePort("web", 81),)),
+    ]
     shares = tuple(Backend(f"shop/{name.replace('_', '-')}", weight) for name, weight in backends.items())
-    root = Service("shop", "root", ports=(port,), split=Split("TrafficSplit shop/s", shares))
+    root = Service("shop", "root", ports=(port,), routes=(Route("TrafficSplit shop/s", (Rule(shares),)),))
     grants = (Grant("TrafficTarget shop/t", BUYER, STORE, tcp=()),)
     snapshot = Snapshot("node", workloads=(SERVER, *CALLERS), services=(*services, root), grants=grants)
     return explain(snapshot, CALLERS[0], root, 80)

@@ -14,18 +14,18 @@ import pytest
 import yaml
 
 from agent.sources.manifest import read
-from nodeproxy.credentials import NoIdentities
-from nodeproxy.errors import Refused
-from nodeproxy.http.message import split_target
-from nodeproxy.upstream.live import Live
-from nodeproxy.upstream.route import Inward, Outward
+from nodeproxy.codec.message import split_target
+from nodeproxy.errors import FLAGS, Refused
+from nodeproxy.routing.route import Inward, Outward
+from nodeproxy.tls.credentials import NoIdentities
+from nodeproxy.upstream.balance import Live
 from policy.build import build
+from policy.decode import identify
 from policy.explain import explain
 from policy.model import Request
-from policy.resources import identify
 
 FILE = yaml.safe_load((Path(__file__).parent / "smi_conformance.yaml").read_text())
-STATEMENTS = [f"N{number}" for number in range(1, 28)] + [f"A{number}" for number in range(1, 24)]
+STATEMENTS = [f"N{number}" for number in range(1, 28)] + [f"A{number}" for number in range(1, 27)]
 QUESTIONS = ("calls", "splits", "endpoints", "reaches", "open", "problems")
 
 
@@ -33,7 +33,9 @@ def named(objects):
     """The objects as a source hands them over, by title."""
     change = read("\n---\n".join(json.dumps(data) for data in objects).encode(), "row.yaml")
     assert not change.problems, change.problems
-    return {f"{kind} {namespace}/{name}": raw for raw in change.objects or () for kind, namespace, name in [identify(raw)]}
+    return {
+        f"{kind} {namespace}/{name}": raw for raw in change.objects or () for kind, namespace, name in [identify(raw)]
+    }
 
 
 def request(asked):
@@ -44,8 +46,10 @@ def request(asked):
     for name, value in asked.get("headers", {}).items():
         fields += [(name.lower().encode(), each.encode()) for each in (value if isinstance(value, list) else [value])]
     method = asked.get("method", "GET")
-    path = split_target(asked["target"].encode(), method.encode()).path if "target" in asked else asked["path"]
-    return Request(method, path, fields)
+    if "path" in asked:
+        return Request(method, asked["path"], fields)
+    target = split_target(asked["target"].encode(), method.encode())
+    return Request(method, target.path, fields, target.others)
 
 
 def connection(snapshot, who, dialled, door=None, live=None):
@@ -72,7 +76,12 @@ def call(snapshot, asked):
         assert bool(told.lacked) == (not verdict.allowed), (asked, told)
     if not udp:
         at_the_server = through(Inward(connection(snapshot, who, (target.addresses[0], port), door=target)), wanted)
-        assert ("denied" not in at_the_server and "no-identity" not in at_the_server) == verdict.allowed, (asked, at_the_server)
+        assert at_the_server.keys().isdisjoint(("denied", "no-identity", "bad-path")) == verdict.allowed, (
+            asked,
+            at_the_server,
+        )
+        if "bad-path" in at_the_server:
+            return {"want": FLAGS["bad-path"].status, "reason": verdict.reason}
     return {"want": "allow" if verdict.allowed else "deny", "reason": verdict.reason, "rule": verdict.rule}
 
 
@@ -115,7 +124,10 @@ def mismatches(step, built, before=None):
     for problem in (wanted := step.get("problems", [])):
         severity = problem.get("severity", "error")
         if not any(
-            p.object == problem["object"] and problem["says"] in p.message and problem.get("hint", "") in p.hint and p.severity == severity
+            p.object == problem["object"]
+            and problem["says"] in p.message
+            and problem.get("hint", "") in p.hint
+            and p.severity == severity
             for p in built.problems
         ):
             yield f"{problem} is not in {built.problems}"
@@ -129,8 +141,8 @@ def mismatches(step, built, before=None):
         if any(asked[name] != found.get(name) for name in ("want", "reason", "rule") if name in asked):
             yield f"{asked} came out as {found}"
     for asked in step.get("splits", []):
-        backends = snapshot.backends(snapshot.service(asked["service"]), request(asked))
-        found = "own" if backends is None else {b.service: b.weight for b in backends}
+        rule = snapshot.candidates(snapshot.service(asked["service"]), 80, request(asked)).rule
+        found = "own" if rule is None else {b.service: b.weight for b in rule.backends}
         if found != asked["want"]:
             yield f"{asked} came out as {found}"
     for asked in step.get("endpoints", []):
@@ -172,7 +184,14 @@ def turned(row):
                 elif isinstance(asked["want"], list):
                     asked["want"] = [*asked["want"], "10.9.9.9:9"]
                 else:
-                    asked["want"] = {"allow": "deny", "deny": "allow", 400: "allow", "own": {}, "cut": "kept", "kept": "cut"}[asked["want"]]
+                    asked["want"] = {
+                        "allow": "deny",
+                        "deny": "allow",
+                        400: "allow",
+                        "own": {},
+                        "cut": "kept",
+                        "kept": "cut",
+                    }[asked["want"]]
                 yield other
                 if "reason" in asked or "rule" in asked:
                     other = copy.deepcopy(row)

@@ -6,11 +6,9 @@ from msgspec.structs import replace
 
 from policy.authz import Authority
 from policy.model import (
-    Backend,
     Endpoint,
     Grant,
     Hop,
-    HttpMatch,
     Identity,
     Mesh,
     Node,
@@ -19,9 +17,9 @@ from policy.model import (
     Revoked,
     Service,
     ServicePort,
-    Split,
     Workload,
 )
+from policy.route import Backend, Fields, HttpMatch, Regex, RequestFields, ResponseFields, Route, Rule
 from policy.snapshot import Snapshot
 
 W1 = Workload("shop", "w1", "web", ("10.0.0.1", "fd00::1"), (8080,), "n1")
@@ -30,17 +28,34 @@ LEFT_OUT = Workload("shop", "left-out", "x", ("10.0.0.3",), enrolled=False)
 UNIT_A = Workload("box", "a", "a", ("192.168.0.1",), (80, 81), unit="a.service")
 UNIT_B = Workload("box", "b", "b", ("192.168.0.1",), (82,), unit="b.service")
 E1, E2 = Endpoint("10.0.0.1", 8080, "shop/w1"), Endpoint("10.0.0.2", 8080, "shop/w2")
-MATCHES = (HttpMatch("beta", headers=(("x-beta", "^1$"),)),)
+MATCHES = (HttpMatch("beta", headers=(("x-beta", Regex("^1$")),)),)
+FILTERS = (RequestFields(Fields((("x-a", "1"),), (("x-b", "2"),), ("x-c",))), ResponseFields(Fields(remove=("x-d",))))
 WEB = Service(
     "shop",
     "web",
     ("10.96.0.1", "fd00:96::1"),
     (ServicePort("http", 80, "", "tcp", (E1, E2)), ServicePort("dns", 53, "", "udp", (E1,))),
-    Split("TrafficSplit shop/s", (Backend("shop/web-2", 3), Backend("shop/gone", 1)), MATCHES),
+    (
+        Route("HTTPRoute front/h", (Rule((Backend("shop/web-2", 1),), (HttpMatch("all"),), FILTERS),), 80, "front"),
+        Route("TrafficSplit shop/s", (Rule((Backend("shop/web-2", 3), Backend("shop/gone", 1)), MATCHES),)),
+    ),
 )
-WEB_2 = Service("shop", "web-2", ("10.96.0.2",), (ServicePort("http", 80, "http", "tcp", (E2,)),), Split("TrafficSplit shop/t", ()))
-HEADLESS = Service("shop", "headless", (), (ServicePort("db", 3306, "tcp", "tcp", (Endpoint("10.0.0.1", 3306, "shop/w1"),)),))
-READ = Grant("TrafficTarget shop/t", Identity("front", "a"), W1.identity, http=(HttpMatch("a", "/a$", ("GET",), (("x", "y"),)),))
+WEB_2 = Service(
+    "shop",
+    "web-2",
+    ("10.96.0.2",),
+    (ServicePort("http", 80, "http", "tcp", (E2,)),),
+    (Route("TrafficSplit shop/t", (Rule(()),)),),
+)
+HEADLESS = Service(
+    "shop", "headless", (), (ServicePort("db", 3306, "tcp", "tcp", (Endpoint("10.0.0.1", 3306, "shop/w1"),)),)
+)
+READ = Grant(
+    "TrafficTarget shop/t",
+    Identity("front", "a"),
+    W1.identity,
+    http=(HttpMatch("a", Regex("/a$"), ("GET",), (("x", Regex("y")),)),),
+)
 SNAPSHOT = Snapshot(
     "n1",
     Mesh(cluster_domain="edge.local"),
@@ -65,106 +80,26 @@ def test_a_copy_from_its_bytes_answers_alike(codec):
             assert copy.workload_at(address, port) == SNAPSHOT.workload_at(address, port)
     for request in (None, BETA, PLAIN, Request("GET", "/a", [(b"x", b"y")])):
         assert copy.authorize(READ.source, W1, 80, request) == SNAPSHOT.authorize(READ.source, W1, 80, request)
-        assert copy.backends(WEB, request) == SNAPSHOT.backends(WEB, request)
+        assert copy.candidates(WEB, 80, request).rule == SNAPSHOT.candidates(WEB, 80, request).rule
     assert copy.authorize(READ.source, W1, 80, Request("GET", "/a", [(b"x", b"y")])).allowed
 
 
-@pytest.mark.parametrize(
-    ("address", "port", "kind", "service", "workload"),
-    [
-        ("10.96.0.1", 80, "service", WEB, None),
-        ("fd00:96::1", 80, "service", WEB, None),
-        ("10.96.0.1", 53, "no-port", WEB, None),  # that port is for datagrams
-        ("10.96.0.1", 81, "no-port", WEB, None),
-        ("10.0.0.1", 8080, "workload", WEB, W1),
-        ("10.0.0.1", 9999, "workload", None, W1),
-        ("10.0.0.3", 80, "external", None, None),
-        ("192.168.0.1", 82, "workload", None, UNIT_B),
-        ("192.168.0.1", 22, "external", None, None),
-        ("1.1.1.1", 80, "external", None, None),
-    ],
-)
-def test_what_was_dialled(address, port, kind, service, workload):
-    found = SNAPSHOT.destination(address, port)
-    assert (found.kind, found.service, found.workload) == (kind, service, workload)
-    if kind == "workload":
-        assert found.endpoint == Endpoint(address, port, workload.key)
-
-
-def test_a_workloads_port_has_the_protocol_that_a_service_declares():
-    assert SNAPSHOT.destination("10.0.0.2", 8080).protocol == "http", "web-2 declares it, web does not"
-    assert SNAPSHOT.destination("10.0.0.1", 3306).protocol == "tcp"
-    assert SNAPSHOT.destination("10.0.0.1", 9999).protocol == ""
-
-
-def test_workloads_that_share_an_address_are_told_apart_by_the_port():
-    assert SNAPSHOT.workload_at("192.168.0.1", 81) is UNIT_A
-    assert SNAPSHOT.workload_at("192.168.0.1", 82) is UNIT_B
-    assert SNAPSHOT.workload_at("192.168.0.1") is None
-    assert SNAPSHOT.workload_at("10.0.0.1") is W1, "an address of its own needs no port"
-
-
-@pytest.mark.parametrize(
-    "host",
-    [
-        "web",
-        "WEB",
-        "web:80",
-        "web.shop",
-        "web.shop.",
-        "web.shop.svc",
-        "web.shop.svc.edge",
-        "web.shop.svc.edge.local",
-        "Web.Shop.svc.edge.local.:80",
-    ],
-)
-def test_names_of_a_service(host):
-    assert SNAPSHOT.named(host, "shop") is WEB
-
-
-@pytest.mark.parametrize(
-    "host",
-    [
-        "",
-        ".",
-        ".web",
-        "web.other",
-        "web.shop.svc.cluster.local",
-        "web.shop.com",
-        "web.shop.sv",
-        "web.shop.svc.edge.locale",
-        "10.96.0.1",
-        "[::1]:80",
-        "x.web.shop",
-    ],
-)
-def test_names_of_no_service(host):
-    assert SNAPSHOT.named(host, "shop") is None
-
-
-def test_a_short_name_is_the_askers_own_namespace():
-    assert SNAPSHOT.named("web", "front") is None
-    assert SNAPSHOT.named("web.shop", "front") is WEB
-
-
-def test_a_headless_service_has_a_name_and_no_address():
-    assert SNAPSHOT.named("headless", "shop") is HEADLESS
-    assert SNAPSHOT.destination("10.0.0.1", 3306).kind == "workload"
-
-
 def test_a_split_with_matches_is_for_requests_that_fit():
-    assert SNAPSHOT.backends(WEB, BETA) == (Backend("shop/web-2", 3), Backend("shop/gone", 1))
-    assert SNAPSHOT.backends(WEB, PLAIN) is None
-    assert SNAPSHOT.backends(WEB, None) is None
-    assert SNAPSHOT.backends(WEB_2, None) == (), "without matches: everything"
-    assert SNAPSHOT.backends(HEADLESS, BETA) is None
+    assert SNAPSHOT.candidates(WEB, 80, BETA).rule.backends == (Backend("shop/web-2", 3), Backend("shop/gone", 1))
+    assert SNAPSHOT.candidates(WEB, 80, PLAIN).rule is None
+    assert SNAPSHOT.candidates(WEB, 80, None).rule is None
+    assert SNAPSHOT.candidates(WEB_2, 80, None).rule.backends == (), "without matches: everything"
+    assert SNAPSHOT.candidates(HEADLESS, 80, BETA).rule is None
 
 
-def test_lookups_by_key():
-    assert SNAPSHOT.workload("shop/w1") is W1
-    assert SNAPSHOT.service("shop/web") is WEB
-    assert SNAPSHOT.workload("shop/web") is None
-    assert SNAPSHOT.service("shop/w1") is None
+def test_a_route_may_hold_for_one_port_and_for_callers_of_one_namespace():
+    for request in (BETA, PLAIN):
+        assert SNAPSHOT.candidates(WEB, 80, request, caller="front").rule.filters == FILTERS
+    assert SNAPSHOT.candidates(WEB, 80, None, caller="front").rule is None, "a stream is no request"
+    assert SNAPSHOT.candidates(WEB, 81, PLAIN, caller="front").route.name == "TrafficSplit shop/s"
+    assert SNAPSHOT.candidates(WEB, 80, PLAIN, caller="shop").route.name == "TrafficSplit shop/s"
+    assert not SNAPSHOT.is_settled(WEB, 80, "front"), "it has filters"
+    assert SNAPSHOT.is_settled(WEB_2, 80, "front")
 
 
 def test_a_decision_touches_the_grants_between_two_identities_alone(monkeypatch):
@@ -218,7 +153,9 @@ FAR = Snapshot(
 def test_a_node_that_says_where_it_is_has_one_door_for_all():
     door = Hop("192.0.2.2", 15018, "spiffe://edge.test/node/n2", "n2", True)
     assert FAR.hop(TILL, "10.2.0.1") == door
-    assert FAR.hop(TILL, "fd02::1") == replace(door, address="2001:db8::2"), "of the family that was dialled, where there is one"
+    assert FAR.hop(TILL, "fd02::1") == replace(door, address="2001:db8::2"), (
+        "of the family that was dialled, where there is one"
+    )
     assert replace(FAR, nodes=(Node("n2", ("192.0.2.2",), 15018, True),)).hop(TILL, "fd02::1") == door
 
 
@@ -230,48 +167,15 @@ def test_otherwise_a_workload_is_dialled_at_its_own_door():
 
 def test_without_mtls_there_is_no_hop():
     assert FAR.hop(OPEN, "10.3.0.2") is None
-    assert FAR.hop(replace(OPEN, namespace="yard"), "10.3.0.2") is not None, "permissive concerns callers from outside the mesh"
+    assert FAR.hop(replace(OPEN, namespace="yard"), "10.3.0.2") is not None, (
+        "permissive concerns callers from outside the mesh"
+    )
     assert replace(FAR, mesh=Mesh(mtls="disabled")).hop(TILL, "10.2.0.1") is None
 
 
 def test_the_mode_of_a_namespace_goes_before_that_of_the_mesh():
     assert [FAR.mtls(namespace) for namespace in ("shop", "lab", "yard")] == ["strict", "disabled", "permissive"]
     assert replace(FAR, mesh=Mesh(mtls="permissive")).mtls("shop") == "permissive"
-
-
-@pytest.mark.parametrize(
-    ("identity", "node", "serial", "why"),
-    [
-        (Identity("shop", "till"), "n2", "2ab", ""),
-        (Identity("shop", "till"), "n9", "2ab", "node n9 is revoked"),
-        (None, "n9", "", "node n9 is revoked"),
-        (Identity("shop", "thief"), "n2", "2ab", "identity shop/thief is revoked"),
-        (Identity("shop", "till"), "n2", "01:AB", "certificate 1ab is revoked"),
-        (None, "", "", ""),
-    ],
-)
-def test_who_is_refused(identity, node, serial, why):
-    assert FAR.refuses(identity, node, serial) == why
-    assert not Snapshot("n").refuses(identity, node, serial)
-
-
-def test_a_revoked_source_is_denied_in_permissive_mode_too():
-    thief, honest = Identity("shop", "thief"), Identity("shop", "till")
-    assert FAR.authorize(honest, TILL, 8080).allowed
-    assert FAR.authorize(thief, TILL, 8080).reason == "revoked"
-    assert FAR.authorize_udp(thief, TILL, 53).reason == "revoked"
-    strict = Snapshot("n", workloads=(W1,), grants=(READ,), revoked=Revoked(identities=(READ.source,)))
-    assert strict.authorize(READ.source, W1, 80, Request("GET", "/a", [(b"x", b"y")])).reason == "revoked"
-
-
-@pytest.mark.parametrize("server", [replace(TILL, service_account="thief"), replace(TILL, node="n9")], ids=["identity", "node"])
-def test_nobody_calls_a_server_that_is_revoked(server):
-    honest = Identity("shop", "till")
-    assert FAR.authorize(honest, server, 8080).reason == "revoked"
-    assert FAR.authorize_udp(honest, server, 53).reason == "revoked"
-    opened = replace(FAR, workloads=(server,), modes={"shop": "permissive"})
-    assert not opened.plain_rule("10.9.9.9", server, 8080)
-    assert replace(opened, revoked=Revoked()).plain_rule("10.9.9.9", server, 8080)
 
 
 @pytest.mark.parametrize(

@@ -56,7 +56,9 @@ def emulator(file):
     family = FAMILIES[struct.unpack_from("<H", file.read_bytes()[:20], 18)[0]]
     if family == os.uname().machine:
         return None
-    assert os.environ.get("EDGEMESH_EMULATOR"), f"{file} is for {family}: set EDGEMESH_EMULATOR to a static qemu-{family}"
+    assert os.environ.get("EDGEMESH_EMULATOR"), (
+        f"{file} is for {family}: set EDGEMESH_EMULATOR to a static qemu-{family}"
+    )
     return Path(os.environ["EDGEMESH_EMULATOR"])
 
 
@@ -64,7 +66,12 @@ def member(name):
     namespace, account, labels = MEMBERS[name]
     address = next(host.address4 for host in HOSTS if host.name == name)
     spec = {"serviceAccount": account, "labels": labels, "addresses": [address]}
-    return {"apiVersion": "edgemesh.io/v1alpha1", "kind": "Workload", "metadata": {"name": name, "namespace": namespace}, "spec": spec}
+    return {
+        "apiVersion": "edgemesh.io/v1alpha1",
+        "kind": "Workload",
+        "metadata": {"name": name, "namespace": namespace},
+        "spec": spec,
+    }
 
 
 def lay(root):
@@ -74,7 +81,7 @@ def lay(root):
         folder.mkdir(parents=True)
         for name, source in step.files.items():
             (folder / name).write_text(fixed(source))
-        for name in MEMBERS:
+        for name in (host.name for host in HOSTS if host.name in MEMBERS):
             if name != "bookstore-v2" or step.has_v2:
                 (folder / f"workload-{name}.yaml").write_text(json.dumps(member(name)))
     (root / "srv/bad").mkdir()
@@ -110,10 +117,30 @@ class Box:
                 "echo ready; exec cat",
             ]
         )
-        command = ["unshare", *own, "--mount", "--net", "--pid", "--fork", "--kill-child", "sh", "-c", script, str(root)]
-        self.holder = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={"PATH": PATH})
+        command = [
+            "unshare",
+            *own,
+            "--mount",
+            "--net",
+            "--pid",
+            "--fork",
+            "--kill-child",
+            "sh",
+            "-c",
+            script,
+            str(root),
+        ]
+        self.holder = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={"PATH": PATH}
+        )
         assert self.holder.stdout.readline() == "ready\n", "the box cannot be made here"
-        self.enter = [shutil.which("nsenter", path=PATH), f"--target={child(self.holder.pid)}", "--mount", "--net", "--pid"]
+        self.enter = [
+            shutil.which("nsenter", path=PATH),
+            f"--target={child(self.holder.pid)}",
+            "--mount",
+            "--net",
+            "--pid",
+        ]
         self.enter += ["--user", "--preserve-credentials"] if emulator else []
         self.enter += [shutil.which("chroot", path=PATH), str(root)]
 
@@ -124,7 +151,12 @@ class Box:
 
     def command(self, *words, closed=""):
         """`closed`: redirections of a shell, as `<&-`."""
-        return [*(["/bin/sh", "-c", f'exec "$@" {closed}', "sh"] if closed else []), *self.enter, "/opt/edgemesh", *words]
+        return [
+            *(["/bin/sh", "-c", f'exec "$@" {closed}', "sh"] if closed else []),
+            *self.enter,
+            "/opt/edgemesh",
+            *words,
+        ]
 
     def run(self, *words, variables=None, given="", closed="", stdout=subprocess.PIPE):
         """One command of an operator: what it printed, and its code."""
@@ -156,7 +188,9 @@ class Daemon:
         self.log_file = folder / f"{name}.log"
         given = ["--node", name, "--socket", self.socket, "--state-dir", f"/tmp/{name}", "--metrics-address", ""]
         with self.log_file.open("w") as log:
-            self.process = box.start("run", *given, *words, closed=closed, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+            self.process = box.start(
+                "run", *given, *words, closed=closed, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+            )
 
     def log(self):
         return self.log_file.read_text()

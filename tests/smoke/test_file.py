@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 from pathlib import Path
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from agent.demo.steps import STEPS
-from tests.smoke.conftest import BAD, PATIENCE, Box, child, version
+from tests.smoke.conftest import BAD, PATH, PATIENCE, Box, child, version
 
 BOOK = ["--port", "14001", "--method", "GET", "--path", "/buy-a-book/new"]
 
@@ -29,7 +30,9 @@ def test_check_of_good_manifests(box):
 def test_check_names_file_and_line_of_what_is_bad(box):
     done = box.run("check", "/srv/bad")
     line = BAD.splitlines().index("  adresses: [10.0.0.2]") + 1
-    assert done.returncode == 1 and re.search(rf"/srv/bad/workloads\.yaml:({line}|{line - 4}): ", done.stdout), done.stdout
+    assert done.returncode == 1 and re.search(rf"/srv/bad/workloads\.yaml:({line}|{line - 4}): ", done.stdout), (
+        done.stdout
+    )
     assert "adresses" in done.stdout
 
 
@@ -38,9 +41,13 @@ def test_check_names_file_and_line_of_what_is_bad(box):
 def test_policy_answers_as_the_demo_plans(box, emulator, number, caller):
     if emulator and number > 4:
         pytest.skip("the same code again: it is emulated, and slow")
-    done = box.run("explain", "--config", f"/srv/step-{number}", "-o", "json", *BOOK, f"{caller}/{caller}", "bookstore/bookstore")
+    done = box.run(
+        "explain", "--config", f"/srv/step-{number}", "-o", "json", *BOOK, f"{caller}/{caller}", "bookstore/bookstore"
+    )
     allowed = getattr(STEPS[number - 1], caller) == "rises"
-    assert json.loads(done.stdout)["allowed"] is allowed and done.returncode == (0 if allowed else 1), done.stdout + done.stderr
+    assert json.loads(done.stdout)["allowed"] is allowed and done.returncode == (0 if allowed else 1), (
+        done.stdout + done.stderr
+    )
 
 
 def test_a_node_joins_over_tls(box, daemon):
@@ -52,7 +59,9 @@ def test_a_node_joins_over_tls(box, daemon):
     assert token.returncode == 0, token.stderr
     join = ["join", "--authority", "127.0.0.1:15012", "--node", "leaf", "--state", "/tmp/leaf"]
     done = box.run(*join, given=token.stdout)
-    assert done.returncode == 0 and "leaf has joined the mesh cluster.local" in done.stdout, done.stdout + done.stderr + hub.log()
+    assert done.returncode == 0 and "leaf has joined the mesh cluster.local" in done.stdout, (
+        done.stdout + done.stderr + hub.log()
+    )
     again = box.run(*join, "--again", given=token.stdout)  # a token is good once
     assert again.returncode == 1 and "refused" in again.stderr, again.stderr
     leaf = daemon("--config", "/srv/none", name="leaf")
@@ -90,7 +99,14 @@ def test_ctrl_c_ends_a_command(box, native):
     """`join` reads its token from the standard input, and waits for it."""
     words = ["join", "--authority", "127.0.0.1:1", "--node", "x", "--state", "/tmp/x"]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    with box.start(*words, **pipes) as waiting:
+    before = signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # a runner in the background has it ignored, and hands that on
+    try:
+        waiting = box.start(*words, **pipes)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    with waiting:
         os.kill(reader(waiting), signal.SIGINT)
         assert waiting.wait(PATIENCE) == 130
         assert (waiting.stdout.read(), waiting.stderr.read()) == ("", "")
@@ -107,17 +123,33 @@ def reader(process):
 
 
 def test_a_traceback_carries_file_and_line(box, native):
-    """What is printed has no room: nobody expects that, so it is a bug's way out."""
-    with open("/dev/full", "w") as full:
-        done = box.run("version", stdout=full)
-    assert done.returncode in (1, 120) and re.search(r'File ".*agent/cli\.py", line [1-9]\d*, in main\n', done.stderr), done.stderr
-    assert "No space left on device" in done.stderr
+    """Standard output can only be read from: nobody expects that, so it is a bug's way out."""
+    done = box.run("version", closed="1</dev/null")
+    assert done.returncode in (1, 120) and re.search(
+        r'File ".*agent/cli\.py", line [1-9]\d*, in main\n', done.stderr
+    ), done.stderr
+    assert "Bad file descriptor" in done.stderr
+
+
+def test_without_proc_it_says_so(box, native):
+    """Its own loader, or Python's start, would only say "Aborted"."""
+    inside = f'umount -l "{box.root}/proc" && exec chroot "{box.root}" /opt/edgemesh version'
+    command = [*box.enter[:-2], shutil.which("unshare", path=PATH), "--mount", "sh", "-c", inside]
+    done = subprocess.run(command, env={"PATH": PATH}, capture_output=True, text=True, check=False)
+    assert done.returncode in (1, 126), "126 is the launcher's, as a shell has it for what cannot be run"
+    assert done.stdout == ""
+    assert done.stderr.startswith("edgemesh: there is no /proc here, and it needs one")
 
 
 STRANGE = {
     "a locale that is not there": {"LANG": "xx_XX.UTF-8"},
     "all of it": {"LC_ALL": "xx_XX", "LC_CTYPE": "yy", "LANGUAGE": "zz"},
-    "variables of the box's Python": {"PYTHONHOME": "/nowhere", "PYTHONPATH": "/srv/bad", "PYTHONSTARTUP": "/x", "PYTHONINSPECT": "1"},
+    "variables of the box's Python": {
+        "PYTHONHOME": "/nowhere",
+        "PYTHONPATH": "/srv/bad",
+        "PYTHONSTARTUP": "/x",
+        "PYTHONINSPECT": "1",
+    },
     "no HOME that exists": {"HOME": "/nowhere"},
     "a library of the box's": {"LD_PRELOAD": "/nowhere.so", "LD_LIBRARY_PATH": "/opt"},
     "a terminal that is unknown": {"TERM": "nonsense", "COLUMNS": "x"},
@@ -133,7 +165,11 @@ def test_a_strange_environment(box, native, what):
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&-", "<&- >&- 2>&-"])
 def test_closed_descriptors(box, native, closed):
     done = box.run("version", closed=closed)
-    assert done.returncode == 0 and done.stderr == "" and done.stdout == ("" if ">&-" in closed.split() else f"edgemesh {version()}\n")
+    assert (
+        done.returncode == 0
+        and done.stderr == ""
+        and done.stdout == ("" if ">&-" in closed.split() else f"edgemesh {version()}\n")
+    )
 
 
 def test_a_daemon_without_standard_descriptors(daemon, native):
@@ -143,7 +179,12 @@ def test_a_daemon_without_standard_descriptors(daemon, native):
 
 
 def test_from_a_tmp_where_nothing_may_be_executed(tmp_path, file, emulator, native):
-    box = Box(tmp_path / "root", file, emulator, "mount -t tmpfs -o mode=1777,noexec tmpfs tmp; mount -t tmpfs -o mode=755 tmpfs run")
+    box = Box(
+        tmp_path / "root",
+        file,
+        emulator,
+        "mount -t tmpfs -o mode=1777,noexec tmpfs tmp; mount -t tmpfs -o mode=755 tmpfs run",
+    )
     try:
         assert box.run("version").stdout == f"edgemesh {version()}\n"
     finally:
@@ -153,5 +194,7 @@ def test_from_a_tmp_where_nothing_may_be_executed(tmp_path, file, emulator, nati
 def test_a_terminal_that_went_away(box, native):
     """`edgemesh check DIR | head -1`: not a word of complaint."""
     words = box.command("check", "/srv/step-9")
-    done = subprocess.run(["sh", "-c", 'trap "" PIPE; "$@" | :', "sh", *words], env={}, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        ["sh", "-c", 'trap "" PIPE; "$@" | :', "sh", *words], env={}, capture_output=True, text=True, check=False
+    )
     assert done.stderr == ""

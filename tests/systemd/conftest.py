@@ -48,7 +48,9 @@ START = r"""
 
 
 def pytest_collection_modifyitems(items):
-    missing = "root" if os.geteuid() else "systemd" if not INIT.exists() else "" if FILE else "the built file: make smoke"
+    missing = (
+        "root" if os.geteuid() else "systemd" if not INIT.exists() else "" if FILE else "the built file: make smoke"
+    )
     for item in items:
         if missing and Path(__file__).parent in item.path.parents:
             item.add_marker(pytest.mark.skip(reason=f"needs {missing}"))
@@ -64,8 +66,9 @@ def cgroup2():
 class Box:
     file = "/usr/local/bin/edgemesh-file"
 
-    def __init__(self):
-        self.cgroup = cgroup2() / f"edgemesh-box-{os.getpid()}"  # the root of all that the box can see
+    def __init__(self, name="box"):
+        """`name` tells the boxes of one test apart."""
+        self.cgroup = cgroup2() / f"edgemesh-{name}-{os.getpid()}"  # the root of all that the box can see
         self.cgroup.mkdir()
         flags = ["--pid", "--mount", "--net", "--uts", "--ipc", "--cgroup", "--fork", "--kill-child"]
         enter = 'echo $$ >"$0/cgroup.procs" && exec unshare "$@"'
@@ -74,7 +77,10 @@ class Box:
             self.process = subprocess.Popen(command, stdin=file)
         self.init = 0
         self.wait(self._find, "systemd is PID 1")
-        self.wait(lambda: self.run("systemctl", "is-active", "multi-user.target", check=False).stdout == "active\n", "the box is up")
+        self.wait(
+            lambda: self.run("systemctl", "is-active", "multi-user.target", check=False).stdout == "active\n",
+            "the box is up",
+        )
 
     def _find(self):
         """PID 1 of the box, once it is systemd."""
@@ -85,7 +91,9 @@ class Box:
 
     def run(self, *words, check=True, timeout=100, **options):
         inside = ["nsenter", "-t", str(self.init), "-m", "-p", "-n", "-u", "-i", "-C"]
-        done = subprocess.run([*inside, *map(str, words)], capture_output=True, text=True, timeout=timeout, check=False, **options)
+        done = subprocess.run(
+            [*inside, *map(str, words)], capture_output=True, text=True, timeout=timeout, check=False, **options
+        )
         if check and done.returncode:
             raise AssertionError(f"{words}: {done.stdout}{done.stderr}\n{self.log()}")
         return done
@@ -96,7 +104,9 @@ class Box:
     def write(self, path, text):
         """Text or bytes."""
         data = text if isinstance(text, bytes) else text.encode()
-        self.run("bash", "-c", 'mkdir -p "$(dirname "$0")" && base64 -d >"$0"', path, input=base64.b64encode(data).decode())
+        self.run(
+            "bash", "-c", 'mkdir -p "$(dirname "$0")" && base64 -d >"$0"', path, input=base64.b64encode(data).decode()
+        )
 
     def wait(self, condition, what, seconds=60):
         until = time.monotonic() + seconds
@@ -104,7 +114,9 @@ class Box:
             if condition():
                 return
             time.sleep(0.05)
-        raise AssertionError(f"gave up waiting: {what}\n{self.log() if self.init and self.process.poll() is None else ''}")
+        raise AssertionError(
+            f"gave up waiting: {what}\n{self.log() if self.init and self.process.poll() is None else ''}"
+        )
 
     def edgemesh(self, *words, **options):
         return self.run("/usr/local/bin/edgemesh", *words, **options)
@@ -122,7 +134,9 @@ class Box:
 
     def log(self):
         with contextlib.suppress(Exception):
-            return self.run("bash", "-c", "tail -c 3000 /run/edgemesh.log; systemctl --no-pager status edgemesh", check=False).stdout
+            return self.run(
+                "bash", "-c", "tail -c 3000 /run/edgemesh.log; systemctl --no-pager status edgemesh", check=False
+            ).stdout
         return ""
 
     def close(self):

@@ -27,8 +27,18 @@ def manifests(*documents):
 
 
 def workload(name, **spec):
-    spec = {"serviceAccount": name, "labels": {"app": name}, "addresses": ["127.0.0.1"], "systemdUnit": f"{name}.service"} | spec
-    return {"apiVersion": "edgemesh.io/v1alpha1", "kind": "Workload", "metadata": {"name": name, "namespace": "shop"}, "spec": spec}
+    spec = {
+        "serviceAccount": name,
+        "labels": {"app": name},
+        "addresses": ["127.0.0.1"],
+        "systemdUnit": f"{name}.service",
+    } | spec
+    return {
+        "apiVersion": "edgemesh.io/v1alpha1",
+        "kind": "Workload",
+        "metadata": {"name": name, "namespace": "shop"},
+        "spec": spec,
+    }
 
 
 SHOP = [
@@ -81,14 +91,21 @@ def test_set_up_on_a_box_with_nothing(box):
 
 def test_again_it_changes_nothing(box):
     before, pid = (
-        box.sh("find /etc/edgemesh /etc/systemd/system /usr/local /var/lib/edgemesh/releases -printf '%p %T@ %i\n' | sort"),
+        box.sh(
+            "find /etc/edgemesh /etc/systemd/system /usr/local /var/lib/edgemesh/releases -printf '%p %T@ %i\n' | sort"
+        ),
         box.main_pid(),
     )
     said = box.run(box.file, "setup").stdout
     assert "runs already" in said
     assert "wrote" not in said
     assert box.main_pid() == pid
-    assert box.sh("find /etc/edgemesh /etc/systemd/system /usr/local /var/lib/edgemesh/releases -printf '%p %T@ %i\n' | sort") == before
+    assert (
+        box.sh(
+            "find /etc/edgemesh /etc/systemd/system /usr/local /var/lib/edgemesh/releases -printf '%p %T@ %i\n' | sort"
+        )
+        == before
+    )
 
 
 def test_what_setup_writes_has_no_fault(box):
@@ -130,10 +147,17 @@ def test_a_unit_is_captured_at_its_first_byte(box):
 
 def test_a_namespace_that_comes_later_is_captured(box):
     """The service sees what is mounted after its start, and may enter it."""
-    box.write("/etc/edgemesh/pump.yaml", manifests(workload("pump", systemdUnit="", netns="pump", addresses=["10.9.0.2"])))
-    box.sh("ip netns add pump; ip link add p0 type veth peer name eth0 netns pump; ip addr add 10.9.0.1/24 dev p0; ip link set p0 up")
+    box.write(
+        "/etc/edgemesh/pump.yaml", manifests(workload("pump", systemdUnit="", netns="pump", addresses=["10.9.0.2"]))
+    )
+    box.sh(
+        "ip netns add pump; ip link add p0 type veth peer name eth0 netns pump; ip addr add 10.9.0.1/24 dev p0; ip link set p0 up"
+    )
     box.sh("ip -n pump addr add 10.9.0.2/24 dev eth0; ip -n pump link set eth0 up; ip -n pump link set lo up")
-    box.wait(lambda: {w["workload"]: w["state"] for w in box.status()["workloads"]}.get("shop/pump") == "captured", "it is captured")
+    box.wait(
+        lambda: {w["workload"]: w["state"] for w in box.status()["workloads"]}.get("shop/pump") == "captured",
+        "it is captured",
+    )
     assert "edgemesh" in box.sh("nsenter --net=/run/netns/pump nft list tables")
     assert call_from_pump(box) == 403
 
@@ -218,7 +242,12 @@ def test_removed_it_leaves_nothing(box):
     assert said.returncode == 0, said.stderr
     assert "early.yaml, pump.yaml, shop.yaml are yours" in said.stdout
     left = box.sh("find /etc /var /run /usr/local /root /home /tmp -name '*edgemesh*'").split()
-    of_the_test = {box.file, "/etc/systemd/system/edgemesh.service.d", "/run/edgemesh.log", "/run/systemd/system/edgemesh.service.d"}
+    of_the_test = {
+        box.file,
+        "/etc/systemd/system/edgemesh.service.d",
+        "/run/edgemesh.log",
+        "/run/systemd/system/edgemesh.service.d",
+    }
     assert set(left) - of_the_test == {"/etc/edgemesh"}
     assert "edgemesh" not in box.sh(
         "nsenter --net=/run/netns/pump nft list tables; nft list tables; ip rule; ip -6 rule; ip route show table all"

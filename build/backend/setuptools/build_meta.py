@@ -1,4 +1,7 @@
-"""Stands in for the build backends of the sources that build/static has pip download: it tells what PKG-INFO says, so that none of their code runs."""
+"""Stands in for the build backends of the sources that build/static has pip download.
+
+It reports what PKG-INFO says, so that none of their code runs.
+"""
 
 import re
 import sys

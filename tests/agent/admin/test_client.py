@@ -40,12 +40,17 @@ def reply(status: str, body: bytes) -> bytes:
 
 def test_a_document(tmp_path: Path) -> None:
     with server(tmp_path / "s", reply("200 OK", b'{"a": [1]}')) as asked:
-        assert get(str(tmp_path / "s"), "/explain", [("src", "a/b"), ("header", "x: y&z"), ("header", "q:1")]) == {"a": [1]}
+        assert get(str(tmp_path / "s"), "/explain", [("src", "a/b"), ("header", "x: y&z"), ("header", "q:1")]) == {
+            "a": [1]
+        }
     assert asked[0].startswith(b"GET /explain?src=a%2Fb&header=x%3A+y%26z&header=q%3A1 HTTP/1.1\r\n")
 
 
 def test_no_is_an_answer_with_advice(tmp_path: Path) -> None:
-    with server(tmp_path / "s", reply("404 Not Found", b'{"error": "no such", "hint": "there is x"}')), pytest.raises(Answered) as caught:
+    with (
+        server(tmp_path / "s", reply("404 Not Found", b'{"error": "no such", "hint": "there is x"}')),
+        pytest.raises(Answered) as caught,
+    ):
         get(str(tmp_path / "s"), "/")
     assert (caught.value.status, caught.value.error, caught.value.hint) == (404, "no such", "there is x")
 
@@ -74,10 +79,10 @@ def test_nobody_there(tmp_path: Path) -> None:
 
 
 def test_somebody_else_s_socket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(_: object) -> None:
+    def refuse(*_: object) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(client._UnixConnection, "connect", refuse)
+    monkeypatch.setattr(socket.socket, "connect", refuse)
     with pytest.raises(Unreachable, match=r"you may not open(.|\n)*usually root"):
         get(str(tmp_path / "s"), "/")
 

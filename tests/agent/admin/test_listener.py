@@ -61,7 +61,9 @@ def test_a_path_that_cannot_be_used_is_an_error_that_says_what_to_do(tmp_path: P
     assert sorted(os.listdir(tmp_path)) == ["file", "file.lock"]
 
 
-def test_a_directory_that_cannot_be_written_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_directory_that_cannot_be_written_leaves_nothing_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def refuse(*_: object) -> None:
         raise PermissionError(1, "Operation not permitted")
 

@@ -12,7 +12,7 @@ import pytest
 
 from agent.cli import main
 from agent.identity import csr
-from agent.identity.authority import Authority
+from agent.identity.authority.authority import Authority
 from agent.identity.protocol import JoinRequest
 
 Run = Callable[..., tuple[int, str, str]]
@@ -37,7 +37,9 @@ def run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Run:
 def authority(run: Run, tmp_path: Path) -> Authority:
     """The daemon's, beside the commands."""
     assert run("init")[0] == 0
-    return Authority(tmp_path / "state" / "authority", time.time, 3600, lambda node, spiffe: "", lambda node, identity, serial: "")
+    return Authority(
+        tmp_path / "state" / "authority", time.time, 3600, lambda node, spiffe: "", lambda node, identity, serial: ""
+    )
 
 
 def enrol(run: Run, authority: Authority, node: str) -> None:
@@ -54,7 +56,23 @@ def test_init_says_where_and_what_next(run: Run, tmp_path: Path) -> None:
     assert (code, "holds an authority already" in err) == (1, True)
 
 
-@pytest.mark.parametrize("words", [["show"], ["token", "--node", "a"], ["rotate"], ["intermediate", "--node", "a", "--out", "/nowhere/x"]])
+def test_for_programs(run: Run, tmp_path: Path) -> None:
+    made = json.loads(run("init", "-o", "json")[1])
+    assert made == json.loads(run("show", "-o", "json")[1])
+    token = json.loads(run("token", "--node", "a", "--ttl", "30m", "-o", "json")[1])
+    assert (token["node"], token["good_seconds"], len(token["token"])) == ("a", 1800, 108)
+    assert json.loads(run("rotate", "add", "-o", "json")[1])["rotation"]["step"] == "added"
+    assert json.loads(run("rotate", "-o", "json")[1])["blocking"] == []
+    site = json.loads(run("intermediate", "--node", "b", "--out", str(tmp_path / "out"), "-o", "json")[1])
+    assert (site["node"], site["certificates"]) == ("b", str(tmp_path / "out/site.crt"))
+    other = tmp_path / "other"
+    code = main(["ca", "load", site["certificates"], site["key"], "--state", str(other), "-o", "json"])
+    assert code == 0
+
+
+@pytest.mark.parametrize(
+    "words", [["show"], ["token", "--node", "a"], ["rotate"], ["intermediate", "--node", "a", "--out", "/nowhere/x"]]
+)
 def test_without_an_authority(words: list[str], run: Run, tmp_path: Path) -> None:
     words = [str(tmp_path / "out") if word == "/nowhere/x" else word for word in words]
     code, out, err = run(*words)
@@ -161,7 +179,9 @@ def test_a_site(run: Run, authority: Authority, tmp_path: Path, capsys: pytest.C
     assert main(["ca", "load", str(out / "site.crt"), str(out / "site.key"), *there]) == 0
     assert main(["ca", "load", str(out / "site.crt"), str(out / "site.key"), *there]) == 1
     assert "this is the issuer already" in capsys.readouterr().err
-    assert main(["ca", "load", str(out / "site.crt"), str(out / "site.key"), "--trust-domain", "b.example", *there]) == 1
+    assert (
+        main(["ca", "load", str(out / "site.crt"), str(out / "site.key"), "--trust-domain", "b.example", *there]) == 1
+    )
     assert "is of cluster.local, not of b.example" in capsys.readouterr().err
     key = csr.new_key()
     site = Authority(tmp_path / "north" / "authority", time.time, 3600, lambda *_: "", lambda *_: "")
@@ -174,7 +194,10 @@ def test_load_names_the_file_that_is_wrong(run: Run, authority: Authority, tmp_p
     (tmp_path / "x").write_text("x")
     for words, said in (
         (["load", "/nowhere/x", "/nowhere/y"], "/nowhere/x cannot be read: No such file"),
-        (["load", str(tmp_path / "x"), str(tmp_path / "x")], "x cannot sign for cluster.local: there is no readable certificate (PEM)"),
+        (
+            ["load", str(tmp_path / "x"), str(tmp_path / "x")],
+            "x cannot sign for cluster.local: there is no readable certificate (PEM)",
+        ),
         (["load", str(tmp_path / "x"), str(tmp_path / "x"), "--trust-domain", "b.example"], "not of b.example"),
     ):
         code, _, err = run(*words)

@@ -14,18 +14,18 @@ import pytest
 
 from agent import cli
 from agent.commands import NO, OK, UNREACHABLE, USAGE
-from agent.identity import client
-from agent.identity.client import Address, WrongRoots
-from agent.identity.clock import Clock
+from agent.identity.node import client
+from agent.identity.node.client import Address, WrongRoots
+from agent.identity.node.clock import Clock
+from agent.identity.node.store import IdentityStore, Joined, KeyPair
 from agent.identity.protocol import AuthorityRefused, AuthorityUnreachable, Bundle
-from agent.identity.vault import Joined, Pair, Vault
-from nodeproxy.credentials import Credentials
+from nodeproxy.tls.credentials import Credentials
 
 TOKEN = "secret." + "0" * 64
 
 
 class Answers:
-    """agent.identity.client.join without a network: what it was asked, and what it does."""
+    """agent.identity.node.client.join without a network: what it was asked, and what it does."""
 
     def __init__(self) -> None:
         self.asked: list[tuple[Address, str, str]] = []
@@ -33,14 +33,14 @@ class Answers:
         self.error: Exception | None = None
         self.serial = 0
 
-    async def join(self, address: Address, node: str, token: str, clock: Clock) -> tuple[Pair, Bundle]:
+    async def join(self, address: Address, node: str, token: str, clock: Clock) -> tuple[KeyPair, Bundle]:
         self.asked.append((address, node, token.strip()))
         if self.error:
             raise self.error
         self.serial += 1
         spiffe = f"spiffe://{self.trust_domain}/node/{node}"
         credentials = Credentials(spiffe, b"chain", b"key", f"{self.serial:02x}", 1.0, 2.0)
-        return Pair(credentials, "r"), Bundle(self.trust_domain, ("root",), "r", 1e9 + self.serial)
+        return KeyPair(credentials, "r"), Bundle(self.trust_domain, ("root",), "r", 1e9 + self.serial)
 
 
 @pytest.fixture
@@ -58,17 +58,30 @@ def run(tmp_path: Path, answers: Answers) -> Callable[..., int]:
 
     def run(*words: str, node: str = "till-3") -> int:
         return cli.main(
-            ["join", "--authority", "boss:15012", "--node", node, "--state", str(tmp_path / "state"), "--token-file", str(token), *words]
+            [
+                "join",
+                "--authority",
+                "boss:15012",
+                "--node",
+                node,
+                "--state",
+                str(tmp_path / "state"),
+                "--token-file",
+                str(token),
+                *words,
+            ]
         )
 
     return run
 
 
 def kept(path: Path) -> Any:
-    return Vault(path / "state").load()
+    return IdentityStore(path / "state").load()
 
 
-def test_what_the_authority_gave_is_kept(run: Callable[..., int], answers: Answers, tmp_path: Path, capsys: Any) -> None:
+def test_what_the_authority_gave_is_kept(
+    run: Callable[..., int], answers: Answers, tmp_path: Path, capsys: Any
+) -> None:
     assert run() == OK
     assert answers.asked == [(Address("boss", 15012), "till-3", TOKEN)]
     joined, bundle, pairs = kept(tmp_path)
@@ -82,7 +95,9 @@ def test_what_the_authority_gave_is_kept(run: Callable[..., int], answers: Answe
     assert err == ""
 
 
-def test_a_node_that_has_joined_says_so_and_keeps_its_token(run: Callable[..., int], answers: Answers, tmp_path: Path, capsys: Any) -> None:
+def test_a_node_that_has_joined_says_so_and_keeps_its_token(
+    run: Callable[..., int], answers: Answers, tmp_path: Path, capsys: Any
+) -> None:
     run()
     assert run() == NO
     assert len(answers.asked) == 1
@@ -103,13 +118,27 @@ def test_another_mesh_takes_the_place_of_the_first(run: Callable[..., int], answ
 @pytest.mark.parametrize(
     ("error", "code", "words"),
     [
-        (AuthorityRefused("the token is not good for this node", "make another"), NO, ("refused: the token is not good", "make another")),
-        (AuthorityUnreachable("the authority at boss:15012 cannot be reached"), UNREACHABLE, ("cannot be reached", "does it run there")),
+        (
+            AuthorityRefused("the token is not good for this node", "make another"),
+            NO,
+            ("refused: the token is not good", "make another"),
+        ),
+        (
+            AuthorityUnreachable("the authority at boss:15012 cannot be reached"),
+            UNREACHABLE,
+            ("cannot be reached", "does it run there"),
+        ),
         (WrongRoots("who answers has not the root"), NO, ("has not the root", "the token was not sent")),
     ],
 )
 def test_failures_are_told_and_keep_nothing(
-    run: Callable[..., int], answers: Answers, tmp_path: Path, capsys: Any, error: Exception, code: int, words: tuple[str, ...]
+    run: Callable[..., int],
+    answers: Answers,
+    tmp_path: Path,
+    capsys: Any,
+    error: Exception,
+    code: int,
+    words: tuple[str, ...],
 ) -> None:
     answers.error = error
     assert run() == code
@@ -135,7 +164,9 @@ def test_the_token_comes_from_standard_input(answers: Answers, tmp_path: Path, m
     assert answers.asked[0][2] == TOKEN
 
 
-def test_the_token_is_asked_for_at_a_terminal_and_not_shown(answers: Answers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_token_is_asked_for_at_a_terminal_and_not_shown(
+    answers: Answers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from agent.commands import join
 
     monkeypatch.setattr(sys, "stdin", Namespace(isatty=lambda: True))
@@ -167,3 +198,19 @@ def test_a_full_disk_is_not_called_a_success(
     err = capsys.readouterr().err
     assert "No space left" in err
     assert "--again" in err
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [("", "it is empty"), (" \n", "it is empty"), ("secret", "is no token"), ("a b." + "0" * 64, "is no token")],
+)
+def test_what_is_no_token_is_told_before_anybody_is_asked(
+    text: str, said: str, run: Callable[..., int], answers: Answers, tmp_path: Path, capsys: Any
+) -> None:
+    (tmp_path / "token").write_text(text)
+    assert run() == NO
+    assert answers.asked == []
+    err = capsys.readouterr().err
+    assert said in err
+    assert "edgemesh ca token --node till-3" in err
+    assert "authority at" not in err

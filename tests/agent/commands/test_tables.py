@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from agent import explain, status
+from agent.admin import explain, status
 from agent.commands import tables
 from agent.commands.tables import duration, size
+from policy.model import Problem, Where
 
 
 def shown(renderables: Iterable[Any], width: int) -> str:
@@ -41,30 +42,177 @@ def test_status_wide(document: Any) -> None:
 node edge-1, edgemesh 0.1.0, pid 77, up 1 h 6 min
 state     enforcing
 mode      SMI: a call between workloads passes when a TrafficTarget admits it
-egress    destinations outside the mesh pass (MeshConfig traffic.enableEgress is true)
+egress    destinations outside the mesh pass (MeshConfig traffic.enableEgress: false refuses them)
 policy    4 workloads, 4 services, 1 rule, from /etc/edgemesh, read 10 s ago (build 1)
 lane      Python only: the native lane was not compiled, or NodeConfig nativeLane is false
 on stop   closed: when edgemesh stops, captured workloads are refused every call until it is back
 
-WORKLOAD        IDENTITY     STATE          WHERE            CALLS OUT   CALLS IN   DENIED   OPEN
-shop/buyer      shop/buyer   captured       netns em-buyer   1           0          0        0
-shop/far        shop/far     elsewhere      elsewhere        0           0          0        0
-shop/store-v1   shop/store   not captured   netns em-store   0           2          1        0
-shop/thief      shop/thief   captured       netns em-thief   1           0          1        0
+WORKLOAD        IDENTITY     STATE          WHERE            OUT   IN   DENIED   OPEN
+shop/buyer      shop/buyer   captured       netns em-buyer   1     0    0        0
+shop/far        shop/far     elsewhere      elsewhere        0     0    0        0
+shop/store-v1   shop/store   not captured   netns em-store   0     2    1        0
+shop/thief      shop/thief   captured       netns em-thief   1     0    1        0
 
 not seen or not stopped
-WORKLOAD        COUNT   WHAT
-shop/store-v1   1       not captured (there is no such network namespace): no policy holds for its
-                        calls
-shop/thief      1       holds NET_RAW: it can get its own calls around the mesh, not past its
-                        servers'
-shop/thief      7       UDP packets passed: UDP is not captured
+WORKLOAD     COUNT   WHAT
+shop/thief   1       holds NET_RAW: it can get its own calls around the mesh, not past its servers'
+shop/thief   7       UDP packets passed: UDP is not captured
 
 /etc/edgemesh/shop.yaml:12: error: TrafficTarget shop/buying: unknown field spec.sourcs
     did you mean sources?
 1 error
 """
     )
+
+
+@pytest.mark.parametrize(
+    ("place", "words"),
+    [
+        ("network namespace /run/netns/cni-7bf12d9a-6ed5-daee-a8a2-9ec15ce0c18c", "netns cni-7bf12d9a"),
+        ("network namespace /run/netns/till", "netns till"),
+        ("/run/netns/till", "netns till"),
+        ("cgroup of /run/netns/till", "cgroup of /run/netns/till"),
+        ("unit till.service", "unit till.service"),
+        ("", "10.0.0.1, fd00::1"),
+    ],
+)
+def test_a_place_is_short_and_still_tells_it_from_others(place: str, words: str) -> None:
+    assert tables.place({"place": place, "addresses": ["10.0.0.1", "fd00::1"]}) == words
+
+
+def test_a_lane_that_served_nothing_says_what_it_waits_for(document: Any) -> None:
+    document["lane"] = {"native": True, "served": 0, "left_to_python": 9}
+    (line,) = (line for line in shown(tables.status(document, now=5000.0), 200).splitlines() if line[:4] == "lane")
+    assert (
+        line
+        == "lane      native: ready; it serves what comes again on a connection that stays open, and nothing did yet"
+    )
+
+
+def test_a_table_gives_up_white_space_before_it_gives_up_being_a_table() -> None:
+    rows = tables.Rows("name", "", "why", prose=True)
+    rows.add("a" * 10, "yes", "w" * 10)
+    assert shown([rows], 29).splitlines()[1] == f"{'a' * 10}   yes   {'w' * 10}"
+    assert shown([rows], 28).splitlines()[1] == f"{'a' * 10}  yes  {'w' * 10}"
+    # the cell of a column without a name is in the first line of the block
+    assert shown([rows], 26).splitlines() == [f"name {'a' * 10}  yes", f"  why  {'w' * 10}"]
+
+
+def test_what_is_the_same_of_many_workloads_is_said_once(document: Any) -> None:
+    document["holes"] += [
+        {"kind": "powers", "workload": f"shop/pod-{number}", "count": 2, "meaning": "holds NET_RAW"}
+        for number in range(20)
+    ]
+    document["holes"].append({"kind": "powers", "workload": "", "count": 1, "meaning": "holds NET_RAW"})
+    text = shown(tables.status(document, now=5000.0), 200)
+    told = [line for line in text.splitlines() if "holds NET_RAW" in line]
+    assert len(told) == 3
+    assert told[0].startswith("shop/thief")
+    assert told[1].split(maxsplit=3)[:3] == ["20", "workloads", "40"]
+    assert "shop/pod-0, shop/pod-1" in told[1]
+    assert "shop/pod-19" not in told[1]
+    assert told[2].startswith("the node")
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({}, "https://10.0.0.1:6443 v1.37.2, connected for 10 s, 41 requests, 1.5 MB"),
+        ({"synced": False}, "1.5 MB; not everything is read yet"),
+        ({"connected": False}, "https://10.0.0.1:6443, not reached for 10 s: Connection refused"),
+        ({"since": 0.0}, "https://10.0.0.1:6443, not asked yet"),
+    ],
+)
+def test_status_of_an_api_server(document: Any, changed: dict[str, Any], words: str) -> None:
+    cluster = {
+        "place": "https://10.0.0.1:6443",
+        "version": "v1.37.2",
+        "connected": True,
+        "since": 4990.0,
+        "synced": True,
+        "error": "Connection refused",
+        "requests": 41,
+        "received_bytes": 1_500_000,
+    }
+    document["clusters"] = [{**cluster, **changed}]
+    assert words in shown(tables.status(document, now=5000.0), 200)
+
+
+def test_status_of_names(document: Any) -> None:
+    assert "DNS" not in shown(tables.status(document, now=5000.0), 200)
+    document["names"]["questions"].update(answered=1200, stale=3, failed=1, dropped=2)
+    down = {"resolver": "10.43.0.10", "since": 4700.0, "workloads": [f"shop/till-{number}" for number in range(9)]}
+    document["names"]["down"] = [down]
+    said = shown(tables.status(document, now=5000.0), 200)
+    assert "1,206 questions: 1,200 answered here, 3 with old answers, for lack of new ones, 1 failed" in said
+    assert "resolver 10.43.0.10 has not answered for 5 m" in said
+    assert "shop/till-0" in said and "more): names of the cluster and old answers are given" in said
+
+
+def test_status_of_circuits(document: Any) -> None:
+    assert "half-open" not in shown(tables.status(document, now=5000.0), 200)
+    by = "UpstreamTrafficSetting shop/limits"
+    document["circuits"] = [
+        {"caller": "shop/buyer", "service": "shop/store", "port": 8080, "by": by, "state": "half-open"}
+    ]
+    said = shown(tables.status(document, now=5000.0), 200)
+    assert all(words in said for words in ("shop/buyer", "shop/store, port 8080", "half-open", by))
+
+
+def test_in_a_cluster_what_is_outside_the_mesh_is_one_line(document: Any) -> None:
+    template = document["workloads"][0]
+    for key in ("kube-system/coredns-1", "edgemesh-system/edgemesh-agent-1", "edgemesh-system/edgemesh-server-1"):
+        document["workloads"].append({**template, "workload": key, "state": "not enrolled", "place": ""})
+    assert "edgemesh-system/edgemesh-agent-1" in shown(tables.status(document, now=5000.0), 100)  # of a directory
+    document["clusters"] = [{"place": "https://10.0.0.1:6443", "since": 0.0, "requests": 0, "received_bytes": 0}]
+    said = shown(tables.status(document, now=5000.0), 100)
+    assert "coredns" not in said
+    assert "edgemesh-agent-1" not in said
+    line = "outside the mesh: 3 workloads (2 of edgemesh-system, 1 of kube-system); -o json says why"
+    assert said.count(line) == said.count("outside the mesh: ") == 1
+    assert "shop/far" in said
+
+
+def test_status_of_other_nodes(document: Any) -> None:
+    document["nodes"] = [
+        {
+            "node": "till-3",
+            "addresses": ["10.0.0.3"],
+            "reachable": True,
+            "since_seconds": 7200.0,
+            "seen_seconds": 0.0,
+            "connections": 2,
+            "flag": "",
+            "error": "",
+        },
+        {
+            "node": "till-4",
+            "addresses": ["10.0.0.4"],
+            "reachable": False,
+            "since_seconds": 65.0,
+            "seen_seconds": 90.0,
+            "connections": 0,
+            "flag": "node-unreachable",
+            "error": "No route to host",
+        },
+        {
+            "node": "till-5",
+            "addresses": ["10.0.0.5"],
+            "reachable": None,
+            "since_seconds": None,
+            "seen_seconds": None,
+            "connections": 0,
+            "flag": "",
+            "error": "",
+        },
+    ]
+    lines = shown(tables.status(document, now=5000.0), 160).splitlines()
+    found = [" ".join(line.split()) for line in lines if "till-" in line]
+    assert found == [
+        "till-3 10.0.0.3 yes 2 h 0 min now 2",
+        "till-4 10.0.0.4 NO 1 min 5 s 1 min 30 s ago 0 node-unreachable: No route to host",
+        "till-5 10.0.0.5 no call yet 0",
+    ]
 
 
 def test_status_narrow(document: Any) -> None:
@@ -80,35 +228,57 @@ state     enforcing
 mode      SMI: a call between workloads passes when a
           TrafficTarget admits it
 egress    destinations outside the mesh pass (MeshConfig
-          traffic.enableEgress is true)
+          traffic.enableEgress: false refuses them)
 policy    4 workloads, 4 services, 1 rule, from
           /etc/edgemesh, read 10 s ago (build 1)
-lane      native: 12,345 requests served, 67 left to Python
+lane      native: 12,345 requests served; for 67 Python had
+          a connection to open
 on stop   closed: when edgemesh stops, captured workloads
           are refused every call until it is back
 
 workload shop/buyer
-  identity   shop/buyer
-  state      captured
-  where      netns em-buyer
-  calls out  1
-  calls in   0
-  denied     0
-  open       0
+  identity  shop/buyer
+  state     captured
+  where     netns em-buyer
+  out       1
+  in        0
+  denied    0
+  open      0
 
 not seen or not stopped
-workload shop/store-v1
-  count  1
-  what   not captured (there is no such network namespace):
-         no policy holds for its calls
+WORKLOAD    COUNT  WHAT
+shop/thief  1      holds NET_RAW: it can get its own calls
+                   around the mesh, not past its servers'
 
 no problems
 """
     )
 
 
+def test_what_is_asked_for_and_not_done_is_told_by_itself(problem: Any) -> None:
+    unmet = Problem(
+        "warning",
+        Where("shop.yaml", 3),
+        "MeshConfig osm",
+        "spec.observability.tracing is not heeded",
+        "ask",
+        unmet=True,
+    )
+    assert (
+        shown(tables.problems(status.problems([unmet, problem])), 100)
+        == """\
+/etc/edgemesh/shop.yaml:12: error: TrafficTarget shop/buying: unknown field spec.sourcs
+    did you mean sources?
+asked for and not done
+shop.yaml:3: warning: MeshConfig osm: spec.observability.tracing is not heeded
+    ask
+1 error, 1 warning
+"""
+    )
+
+
 def test_status_before_the_first_build(daemon: Any) -> None:
-    daemon.published, daemon.enforcing, daemon.standings = None, False, {}
+    daemon.published, daemon.state, daemon.standings = None, "starting", {}
     text = shown(tables.status(status.status(daemon, now=1000.0)), 100)
     assert "state     NOT enforcing yet\nmode      starting: no policy has been read yet\n" in text
     assert "policy    none read yet from /etc/edgemesh\n" in text
@@ -119,12 +289,12 @@ def test_routes_wide(daemon: Any) -> None:
     assert (
         shown(tables.routes(status.routes(daemon.snapshot)), 100)
         == """\
-SERVICE          PORT     PROTOCOL   ENDPOINT        WORKLOAD
+SERVICE          PORT     PROTOCOL   ENDPOINT        WORKLOAD        NODE
 shop/empty       80       detected   none
 shop/store       80       http       10.1.0.3:8080   shop/store-v1
-                                     10.2.0.1:8080   shop/far
-shop/store-far   80       http       10.2.0.1:8080   shop/far
-shop/store-far   53/udp   detected   10.2.0.1:53     shop/far
+                                     10.2.0.1:8080   shop/far        elsewhere
+shop/store-far   80       http       10.2.0.1:8080   shop/far        elsewhere
+shop/store-far   53/udp   detected   10.2.0.1:53     shop/far        elsewhere
 shop/store-v1    80       http       10.1.0.3:8080   shop/store-v1
 
 SERVICE      SPLIT                      BACKENDS
@@ -146,8 +316,8 @@ shop/store-v1    240.240.240.23, fdce:ed6e:5e55:0:2e82:7891:9c1a:2dd9
 
 def test_a_split_with_matches_and_one_without_weight(daemon: Any) -> None:
     (route,) = [route for route in status.routes(daemon.snapshot) if route["service"] == "shop/store"]
-    route["split"]["matches"] = ["firefox"]
-    for backend in route["split"]["backends"]:
+    route["splits"][0]["matches"] = ["firefox"]
+    for backend in route["splits"][0]["backends"]:
         backend["weight"] = 0
     text = shown(tables.routes([route]), 100)
     assert "TrafficSplit shop/halves (only firefox)   shop/store-v1 0 (no turns)" in text
@@ -180,7 +350,15 @@ def connection(**fields: Any) -> Any:
 
 def test_connections_wide() -> None:
     stranger = connection(
-        id=8, source="", service="", destination="", dialled="10.1.0.3:80", endpoint="", protocol="tcp", active=False, request=""
+        id=8,
+        source="",
+        service="",
+        destination="",
+        dialled="10.1.0.3:80",
+        endpoint="",
+        protocol="tcp",
+        active=False,
+        request="",
     )
     assert (
         shown(tables.connections([connection(), stranger]), 130)
@@ -199,21 +377,23 @@ def test_explain_wide_and_narrow(daemon: Any) -> None:
         == """\
 denied: shop/thief -> shop/store-v1 port 80, GET /buy
 why       no-rule: no TrafficTarget lets this source reach this destination
-lacked    TrafficTarget shop/buying names source shop/buyer, not shop/thief
-way       shop/thief is identity shop/thief
+missing   TrafficTarget shop/buying names source shop/buyer, not shop/thief
+steps     shop/thief is identity shop/thief
           service shop/store-v1 port 80 -> endpoint 10.1.0.3:8080
           shop/store-v1 is identity shop/store
           shop/store-v1 is on node edge-1, as the caller: direct, mTLS mode strict
           refused by node edge-1
 """
     )
-    assert "why       no-rule: no TrafficTarget lets this source reach\n          this destination\n" in shown(tables.explain(denied), 60)
+    assert "why       no-rule: no TrafficTarget lets this source reach\n          this destination\n" in shown(
+        tables.explain(denied), 60
+    )
 
 
 def test_explain_of_endpoints_that_differ(daemon: Any) -> None:
     split = explain.answer(daemon.snapshot, explain.Question("buyer", "store", path="/buy"))
     lines = shown(tables.explain(split), 100).splitlines()
-    assert [line for line in lines if not line.startswith((" ", "way"))] == [
+    assert [line for line in lines if not line.startswith((" ", "steps"))] == [
         "denied at some endpoints: shop/buyer -> shop/store port 80, GET /buy",
         "",
         "allowed: endpoint 10.1.0.3:8080",
@@ -221,7 +401,40 @@ def test_explain_of_endpoints_that_differ(daemon: Any) -> None:
         "",
         "denied: endpoint 10.2.0.1:8080",
         "why       no-rule: no TrafficTarget lets this source reach this destination",
-        "lacked    no TrafficTarget has shop/far as its destination",
+        "missing   no TrafficTarget has shop/far as its destination",
+    ]
+
+
+def test_a_refusal_says_what_to_ask_next() -> None:
+    """Ready to paste: which rule is nearest is another question than what became of one request."""
+    from agent.telemetry.recent_denials import RecentDenials
+    from nodeproxy.telemetry.record import Record
+    from policy.model import Workload
+
+    till = Workload("shop", "till", "till")
+    about: dict[str, Any] = {
+        "started": 0.0,
+        "duration": 0.0,
+        "source": till,
+        "source_address": "10.1.0.2",
+        "destination": None,
+    }
+    about |= {
+        "service": "shop/stock",
+        "dialled": "240.240.0.1:80",
+        "endpoint": "",
+        "protocol": "http",
+        "flag": "denied",
+        "id": "a",
+    }
+    remembered = RecentDenials("n", 10)
+    remembered(Record(kind="request", direction="outbound", method="DELETE", path="/it ems", **about))
+    remembered(Record(kind="connection", direction="outbound", **{**about, "service": "", "dialled": "[fd00::1]:8080"}))
+    remembered(Record(kind="connection", direction="inbound", **{**about, "source": None}))
+    lines = shown(tables.refusals(remembered.find("a")), 120).splitlines()
+    assert [line.split(maxsplit=1)[1] for line in lines if line.startswith("ask ")] == [
+        "edgemesh explain shop/till shop/stock --port 80 --method DELETE --path '/it ems'",
+        "edgemesh explain shop/till [fd00::1]:8080",
     ]
 
 
@@ -232,14 +445,30 @@ def test_a_summary_counts_each_severity() -> None:
 
 @pytest.mark.parametrize(
     ("seconds", "words"),
-    [(0.04, "0.0 s"), (9.96, "10.0 s"), (59, "59 s"), (61, "1 min 1 s"), (3600, "1 h 0 min"), (7322, "2 h 2 min"), (200_000, "2 d 7 h")],
+    [
+        (0.04, "0.0 s"),
+        (9.96, "10.0 s"),
+        (59, "59 s"),
+        (61, "1 min 1 s"),
+        (3600, "1 h 0 min"),
+        (7322, "2 h 2 min"),
+        (200_000, "2 d 7 h"),
+    ],
 )
 def test_durations(seconds: float, words: str) -> None:
     assert duration(seconds) == words
 
 
 @pytest.mark.parametrize(
-    ("count", "words"), [(0, "0 B"), (1023, "1023 B"), (1024, "1.0 KiB"), (20480, "20 KiB"), (5 << 30, "5.0 GiB"), (5 << 50, "5242880 GiB")]
+    ("count", "words"),
+    [
+        (0, "0 B"),
+        (1023, "1023 B"),
+        (1024, "1.0 KiB"),
+        (20480, "20 KiB"),
+        (5 << 30, "5.0 GiB"),
+        (5 << 50, "5242880 GiB"),
+    ],
 )
 def test_sizes(count: int, words: str) -> None:
     assert size(count) == words

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,8 +21,8 @@ from agent.commands import update as module
 from agent.commands.update import family
 from agent.ota import fetch as fetch_module
 from agent.ota.bundle import BundleError
+from agent.ota.keys import Keys, TrustedKeys
 from agent.ota.releases import PROGRAM, Releases
-from agent.ota.trust import Keys, Trust
 from tests.agent.ota import made
 
 HERE = family()
@@ -46,10 +49,16 @@ class Box:
     def __init__(self, folder: Path, daemon: Daemon) -> None:
         self.folder, self.daemon = folder, daemon
         self.state = folder / "state"
-        self.releases, self.trust = daemon.releases, Trust(self.state)
+        self.releases, self.trust = daemon.releases, TrustedKeys(self.state)
 
     def bundle(
-        self, version: str, epoch: int, keys: Sequence[int] = (1,), program: bytes = b"", families: Sequence[str] = (HERE,), **fields: Any
+        self,
+        version: str,
+        epoch: int,
+        keys: Sequence[int] = (1,),
+        program: bytes = b"",
+        families: Sequence[str] = (HERE,),
+        **fields: Any,
     ) -> Path:
         programs = {name: program or f"#!/bin/sh\n# {version} {name}\n".encode() for name in families}
         path = self.folder / f"{version}.bundle"
@@ -88,7 +97,9 @@ def test_a_bundle_is_taken_up(box: Box, capsys: Said) -> None:
     assert capsys.readouterr().out == "edgemesh 1.0 runs\n"
     assert box.daemon.asked == [box.releases.current()]
     assert box.trust.epoch() == 1
-    assert [(line["what"], line["version"], line["outcome"]) for line in box.releases.history()] == [("update", "1.0", "took over")]
+    assert [(line["what"], line["version"], line["outcome"]) for line in box.releases.history()] == [
+        ("update", "1.0", "took over")
+    ]
 
 
 def test_the_file_of_this_cpu_is_taken(box: Box) -> None:
@@ -116,18 +127,21 @@ def test_one_that_was_killed_is_waited_for(box: Box, monkeypatch: pytest.MonkeyP
         if len(slept) == 3:
             box.daemon.error = None
 
-    monkeypatch.setattr(module.time, "sleep", sleep)
+    monkeypatch.setattr(
+        module, "time", SimpleNamespace(sleep=sleep, monotonic=time.monotonic)
+    )  # other threads sleep as they did
     assert box.update(box.bundle("1.0", 1)) == OK
     assert len(box.daemon.asked) == 4
     assert box.releases.history()[-1]["outcome"] == "took over"
 
 
-def test_one_that_does_not_come_back_is_not_waited_for_without_end(box: Box, capsys: Said, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_that_does_not_come_back_is_not_waited_for_without_end(
+    box: Box, capsys: Said, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (box.folder / "s").touch()
     box.daemon.error = client.NotRunning("killed")
     now = iter(range(0, 1000, 5))
-    monkeypatch.setattr(module.time, "monotonic", lambda: float(next(now)))
-    monkeypatch.setattr(module.time, "sleep", lambda _: None)
+    monkeypatch.setattr(module, "time", SimpleNamespace(sleep=lambda _: None, monotonic=lambda: float(next(now))))
     assert box.update(box.bundle("1.0", 1)) == OK
     assert "it has not proved well yet" in capsys.readouterr().out
     assert len(box.daemon.asked) < 10
@@ -250,7 +264,9 @@ def _listing(box: Box, version: str, epoch: int, serial: int, numbers: Sequence[
     programs = {HERE: f"#!/bin/sh\n# {version}\n".encode()}
     keys = tuple(made.public(number).hex() for number in numbers)
     path = box.folder / f"{version}.bundle"
-    path.write_bytes(made.bundle(made.manifest(version, epoch, programs, key_serial=serial, keys=keys), programs, (signed,)))
+    path.write_bytes(
+        made.bundle(made.manifest(version, epoch, programs, key_serial=serial, keys=keys), programs, (signed,))
+    )
     return path
 
 
@@ -310,13 +326,28 @@ def test_status_and_history(box: Box, capsys: Said) -> None:
     assert [line.split()[3] for line in capsys.readouterr().out.splitlines()] == ["1.0", "2.0"]
 
 
+def test_for_programs(box: Box, capsys: Said) -> None:
+    def asked(*words: object) -> Any:
+        assert box.update(*words, "-o", "json") == OK
+        return json.loads(capsys.readouterr().out)
+
+    assert asked("status")["installed"] is None
+    assert asked(box.bundle("1.0", 1)) == {"version": "1.0", "epoch": 1, "outcome": "runs"}
+    assert asked(box.bundle("1.0", 1)) == {"version": "1.0", "epoch": 1, "outcome": "current"}
+    asked(box.bundle("2.0", 2))
+    assert asked("rollback") == {"version": "1.0", "epoch": 1, "outcome": "runs"}
+    assert [line["version"] for line in asked("history")] == ["1.0", "2.0", "1.0"]
+    assert asked("status")["epoch"] == 2
+    assert len(asked("trust", box.pem(2))["keys"]) == 1
+
+
 # killed in the middle, and damaged
 
 
 def test_what_was_not_written_down_is_by_the_next(box: Box, capsys: Said, monkeypatch: pytest.MonkeyPatch) -> None:
     """Killed when the daemon had taken over: neither epoch nor keys were written."""
     with monkeypatch.context() as patch:
-        patch.setattr(Trust, "came_to", lambda self, manifest: sys.exit("killed"))
+        patch.setattr(TrustedKeys, "came_to", lambda self, manifest: sys.exit("killed"))
         with pytest.raises(SystemExit):
             box.update(_listing(box, "2.0", 2, 1, (2,), signed=1))
     assert current(box) == "2.0"
@@ -365,13 +396,17 @@ def kept(box: Box) -> bool:
     return (box.trust.folder / "fetched-0").exists()
 
 
-def test_what_came_over_the_network_is_counted_and_not_kept(box: Box, capsys: Said, fetched: Callable[[Path], str]) -> None:
+def test_what_came_over_the_network_is_counted_and_not_kept(
+    box: Box, capsys: Said, fetched: Callable[[Path], str]
+) -> None:
     assert box.update(fetched(box.bundle("1.0", 1))) == OK
     assert "7 bytes received, after 5 before" in capsys.readouterr().out
     assert not kept(box)
 
 
-def test_what_is_altered_is_not_kept_and_what_is_refused_is(box: Box, capsys: Said, fetched: Callable[[Path], str]) -> None:
+def test_what_is_altered_is_not_kept_and_what_is_refused_is(
+    box: Box, capsys: Said, fetched: Callable[[Path], str]
+) -> None:
     assert box.update(box.bundle("3.0", 3)) == OK
     bundle = box.bundle("4.0", 4)
     data = bundle.read_bytes()
@@ -387,7 +422,8 @@ def test_what_is_altered_is_not_kept_and_what_is_refused_is(box: Box, capsys: Sa
 
 
 @pytest.mark.parametrize(
-    ("machine", "name"), [("x86_64", "x86_64"), ("aarch64", "aarch64"), ("riscv64", "riscv64"), ("loongarch64", "loong64")]
+    ("machine", "name"),
+    [("x86_64", "x86_64"), ("aarch64", "aarch64"), ("riscv64", "riscv64"), ("loongarch64", "loong64")],
 )
 def test_families(machine: str, name: str) -> None:
     assert family(machine) == name

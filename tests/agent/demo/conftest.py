@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from agent.demo.apps import Application, Handler, TcpServer
+from agent.demo.application import Application
+from agent.demo.servers import Handler, TcpServer
 
 Serve = Callable[..., str]
 

@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from agent.demo import documents
+from agent.demo.chapters import CHAPTERS
 from agent.demo.documents import MEMBERS, Folder, fixed, node_config, workload
 from agent.demo.plan import HOSTS, hosts, sites
 from agent.demo.steps import STEPS
@@ -23,7 +24,8 @@ def of_step(step) -> list[dict]:
 
 def test_every_manifest_is_used_and_every_file_used_is_there():
     there = {path.name for path in (resources.files("agent.demo") / "manifests").iterdir()}
-    assert there == {name for step in STEPS for name in step.files.values()}
+    chapters = {name for one in CHAPTERS.values() for scene in one.scenes for name in (*one.files, *scene.files)}
+    assert there == {name for step in STEPS for name in step.files.values()} | chapters
 
 
 @pytest.mark.parametrize("step", STEPS, ids=lambda step: step.title)
@@ -36,7 +38,9 @@ def test_no_object_is_there_twice_and_no_reference_dangles(step):
             assert (rule["kind"], item["metadata"]["namespace"], rule["name"]) in keys
         for backend in item["spec"].get("backends", ()):
             assert ("Service", item["metadata"]["namespace"], backend["service"]) in keys
-            assert backend["service"] not in item["spec"]["service"].split("."), "a split may not name its root (SMI traffic-split)"
+            assert backend["service"] not in item["spec"]["service"].split("."), (
+                "a split may not name its root (SMI traffic-split)"
+            )
 
 
 def test_service_accounts_of_targets_belong_to_workloads():
@@ -68,27 +72,33 @@ def test_a_kernel_without_ipv6_gives_no_ipv6_addresses():
 
 def test_the_daemon_of_the_demo_is_kept_apart(tmp_path):
     (site,) = sites(1)
-    document = yaml.safe_load(node_config(site, NETWORK, tmp_path, "127.0.0.1:15021"))
+    document = yaml.safe_load(node_config(site, NETWORK, tmp_path))
     assert document["metadata"] == {"name": "default"}
     assert document["spec"] == {
         "node": "demo",
         "adminSocket": f"{tmp_path}/admin.sock",
         "stateDir": f"{tmp_path}/state",
-        "metricsAddress": "127.0.0.1:15021",
     }
 
 
 def test_two_nodes_have_settings_of_their_own_and_say_how_they_are_reached(tmp_path):
-    found = [yaml.safe_load(node_config(site, NETWORK, tmp_path / site.node, "127.0.0.1:15021")) for site in sites(2)]
+    found = [yaml.safe_load(node_config(site, NETWORK, tmp_path / site.node)) for site in sites(2)]
     assert [document["metadata"]["name"] for document in found] == ["node-1", "node-2"]
-    assert [document["spec"]["addresses"] for document in found] == [["10.71.0.1", "fd71:656d::1"], ["10.71.0.2", "fd71:656d::2"]]
+    assert [document["spec"]["addresses"] for document in found] == [
+        ["10.71.0.1", "fd71:656d::1"],
+        ["10.71.0.2", "fd71:656d::2"],
+    ]
     assert found[1]["spec"]["stateDir"] == f"{tmp_path}/node-2/state"
     assert "node" not in found[0]["spec"], "a NodeConfig's own name says it"
 
 
 def test_a_workload_says_on_which_of_two_nodes_it_is():
     found = {host.name: yaml.safe_load(workload(host, NETWORK))["spec"] for host in hosts(2) if host.name in MEMBERS}
-    assert {name for name, spec in found.items() if spec["node"] == "node-2"} == {"bookstore-v1", "bookwarehouse", "mysql"}
+    assert {name for name, spec in found.items() if spec["node"] == "node-2"} == {
+        "bookstore-v1",
+        "bookwarehouse",
+        "mysql",
+    }
     assert found["mysql"]["addresses"] == ["10.71.2.16", "fd71:656d:2::16"]
     assert found["bookbuyer"]["node"] == "node-1"
 

@@ -50,7 +50,14 @@ def test_a_store_is_frozen_without_tries_of_its_own():
 
 @pytest.mark.parametrize(
     ("v1", "v2", "state"),
-    [(20, 20, "held"), (14, 26, "held"), (13, 27, "waiting"), (19, 20, "waiting"), (0, 0, "waiting"), (40, 0, "waiting")],
+    [
+        (20, 20, "held"),
+        (14, 26, "held"),
+        (13, 27, "waiting"),
+        (19, 20, "waiting"),
+        (0, 0, "waiting"),
+        (40, 0, "waiting"),
+    ],
 )
 def test_half_is_a_share_of_enough_sales(v1, v2, state):
     found = states(8, later(20, bookbuyer=v1 + v2, bookstore_v1=v1, bookstore_v2=v2))

@@ -46,7 +46,10 @@ def test_one_that_was_stopped_is_not_missed(tmp_path):
 
 def test_one_that_ignores_sigterm_is_killed(tmp_path, eventually):
     with Processes(tmp_path) as children:
-        children.start("app", python("import signal, time; signal.signal(15, signal.SIG_IGN); print('up', flush=True); time.sleep(600)"))
+        children.start(
+            "app",
+            python("import signal, time; signal.signal(15, signal.SIG_IGN); print('up', flush=True); time.sleep(600)"),
+        )
         eventually(lambda: children.tail("app") == "up")
         process = children._running["app"]
         children.stop("app", patience=0.05)
@@ -61,7 +64,9 @@ def test_children_end_with_a_demo_that_is_killed(tmp_path, eventually):
         "print(children._running['app'].pid, flush=True)\n"
         "sys.stdin.read()\n"
     )
-    demo = subprocess.Popen([*python(code), str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment())
+    demo = subprocess.Popen(
+        [*python(code), str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment()
+    )
     assert demo.stdout is not None
     pid = int(demo.stdout.readline())
     eventually(lambda: (tmp_path / "app.log").read_text() == "1\n")

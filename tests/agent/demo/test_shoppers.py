@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
+import threading
 from collections.abc import Mapping
 
 import pytest
 
-from agent.demo.apps import Answer, Application, Bookstore, Caller, Settings
+from agent.demo.application import Answer, Application, Caller, Settings
+from agent.demo.bookstore import Bookstore
 from agent.demo.shoppers import Shopper
 
 
@@ -40,12 +42,19 @@ def test_a_round_asks_for_the_list_and_for_a_book_with_the_original_headers(serv
     authority = serve(store)
     shop(Shopper("booksBought", Settings()), authority)
     agent = {"host": authority, "user-agent": "Go-http-client/1.1"}
-    assert store.seen == [("GET", "/books-bought", agent | {"client-app": "bookbuyer"}), ("GET", "/buy-a-book/new", agent)]
+    assert store.seen == [
+        ("GET", "/books-bought", agent | {"client-app": "bookbuyer"}),
+        ("GET", "/buy-a-book/new", agent),
+    ]
 
 
 def test_books_count_by_the_identity_of_who_sold_them(serve):
     shopper = Shopper("booksBought", Settings())
-    shop(shopper, serve(Bookstore(Settings(identity="bookstore-v1", pause_least=0, pause_most=0, warehouse="127.0.0.1:9"))), rounds=2)
+    shop(
+        shopper,
+        serve(Bookstore(Settings(identity="bookstore-v1", pause_least=0, pause_most=0, warehouse="127.0.0.1:9"))),
+        rounds=2,
+    )
     shop(shopper, serve(Recorder()))
     assert shopper.raw() == {"booksBought": 3, "booksBoughtV1": 2, "booksBoughtV2": 1}
     assert shopper.tally.report() == {"calls": 6, "refused": 0, "failed": 0, "last": "200 OK"}
@@ -63,9 +72,11 @@ def test_a_shopper_goes_on_by_itself(serve, eventually):
     shopper = Shopper("booksBought", Settings(store=serve(store), interval=0.0))
     shopper.start()
     eventually(lambda: shopper.total >= 3)
-    store.status = 403  # it stops counting; the daemon thread ends with the test process
+    store.status = 403  # it stops counting
     seen = len(store.seen)
     eventually(lambda: len(store.seen) > seen)
+    shopper.stop()
+    eventually(lambda: not [thread for thread in threading.enumerate() if "_shop" in thread.name])
 
 
 @pytest.mark.parametrize(("page", "status"), [("/", 200), ("/raw", 200), ("/reset", 200), ("/buy-a-book/new", 404)])

@@ -8,13 +8,15 @@ import sys
 
 import pytest
 
-from agent import program
 from agent.demo import surroundings
 from agent.demo.surroundings import Unsuited, enter_command, environment, find, prepare
+from agent.system import program
 
 
 def test_missing_programs_are_named_by_their_packages(monkeypatch):
-    monkeypatch.setattr(surroundings, "find", lambda program: None if program in ("curl", "ip") else f"/usr/bin/{program}")
+    monkeypatch.setattr(
+        surroundings, "find", lambda program: None if program in ("curl", "ip") else f"/usr/bin/{program}"
+    )
     with pytest.raises(Unsuited, match="apt-get install curl iproute2"):
         prepare([])
 
@@ -50,7 +52,8 @@ def test_root_with_a_writable_etc_stays_in_the_boxs_namespaces(everything_is_ins
 
 
 @pytest.mark.parametrize(
-    ("uid", "writable", "flags"), [(1000, False, ["--user", "--map-root-user", "--net", "--mount"]), (0, False, ["--net", "--mount"])]
+    ("uid", "writable", "flags"),
+    [(1000, False, ["--user", "--map-root-user", "--net", "--mount"]), (0, False, ["--net", "--mount"])],
 )
 def test_others_are_run_again_under_unshare(everything_is_installed, monkeypatch, uid, writable, flags):
     class Replaced(Exception):  # noqa: N818
@@ -75,7 +78,9 @@ def test_others_are_run_again_under_unshare(everything_is_installed, monkeypatch
 def test_a_box_without_user_namespaces_says_what_to_set(everything_is_installed, monkeypatch):
     monkeypatch.setattr(surroundings, "_in_user_namespace", lambda: False)
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
-    monkeypatch.setattr(subprocess, "run", lambda *_, **__: subprocess.CompletedProcess([], 1, "", "Operation not permitted"))
+    monkeypatch.setattr(
+        subprocess, "run", lambda *_, **__: subprocess.CompletedProcess([], 1, "", "Operation not permitted")
+    )
     with pytest.raises(Unsuited, match=r"Operation not permitted.*as root.*unprivileged_userns_clone"):
         prepare([])
 

@@ -28,7 +28,16 @@ def printed(*things: object) -> str:
 
 def test_the_table_shows_counters_answers_and_findings():
     text = printed(table(3, STEPS[2], NOW, FOUND, ["curl: thief"]))
-    for expected in ("step 3 of 9", "bookbuyer", "✓ +12", "403 Forbidden", "✗ +1, expected none", "… +0", "frozen", "curl: thief"):
+    for expected in (
+        "step 3 of 9",
+        "bookbuyer",
+        "✓ +12",
+        "403 Forbidden",
+        "✗ +1, expected none",
+        "… +0",
+        "frozen",
+        "curl: thief",
+    ):
         assert expected in text
     assert "?" in text, "a counter that nobody answered"
 
@@ -62,3 +71,12 @@ def test_the_summary_names_what_failed():
     text = printed(summary(results))
     assert "frozen +1, expected none" in text and "FAILED: step 3" in text
     assert "all 2 held" in printed(summary([results[0], results[0]]))
+
+
+def test_names_are_told_apart_however_narrow_it_is():
+    """Cut short, bookstore-v1 and bookstore-v2 were one."""
+    result = Result(3, STEPS[2], 4.26, FOUND, 12, ())
+    console = Console(file=io.StringIO(), width=48)
+    console.print(table(3, STEPS[2], NOW, FOUND, []))
+    console.print(summary([result]))
+    assert "…" not in console.file.getvalue().replace("… +0", "")  # type: ignore[attr-defined]

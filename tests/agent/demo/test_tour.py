@@ -9,8 +9,9 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
-from agent.demo import tour
+from agent.demo import mesh, tour
 from agent.demo.judge import Sample
+from agent.demo.mesh import is_ready
 from agent.demo.plan import HOSTS, Site, hosts, sites
 from agent.demo.processes import StartFailed
 from agent.demo.steps import OUTAGE, STEPS
@@ -44,7 +45,9 @@ class FakeTown:
         self.clock = clock
         self.ended = ""
         self.processes = SimpleNamespace(ended=lambda: self.ended)
-        self.counts = dict.fromkeys(("bookbuyer", "bookthief", "bookstore-v1", "bookstore-v2", "bookwarehouse", "mysql"), 0.0)
+        self.counts = dict.fromkeys(
+            ("bookbuyer", "bookthief", "bookstore-v1", "bookstore-v2", "bookwarehouse", "mysql"), 0.0
+        )
         self.override: dict[str, float] = {}
         self.delay = 0.0
         self.applied: list[str] = []
@@ -91,7 +94,9 @@ def setting(monkeypatch):
     monkeypatch.setattr(tour.trials, "attempt", attempt)
     town = FakeTown(clock)
     out = io.StringIO()
-    return SimpleNamespace(clock=clock, town=town, tried=tried, out=out, tour=Tour(town, False, Console(file=out, width=150)))
+    return SimpleNamespace(
+        clock=clock, town=town, tried=tried, out=out, tour=Tour(town, False, Console(file=out, width=150))
+    )
 
 
 def test_a_mesh_that_does_as_it_is_told_passes_every_step(setting):
@@ -112,7 +117,10 @@ def test_a_thief_that_gets_books_fails_the_step_and_is_named(setting):
     assert setting.tour.run(3, hold=False) == 1
     text = setting.out.getvalue()
     assert "step 2: permissive mode off, no policy: nobody may: FAILED" in text
-    assert "bookthief: expected frozen, found +1, expected none" in text or "bookthief: expected frozen, found +0 in" in text
+    assert (
+        "bookthief: expected frozen, found +1, expected none" in text
+        or "bookthief: expected frozen, found +0 in" in text
+    )
     assert "FAILED: step 2, 3" in text
 
 
@@ -125,9 +133,13 @@ def test_a_buyer_that_gets_nothing_fails_within_bounded_time(setting):
 
 
 def test_a_curl_that_comes_out_wrong_fails_the_step(setting, monkeypatch):
-    monkeypatch.setattr(tour.trials, "attempt", lambda trial, _: "expected a refusal, got 200" if trial.who == "outsider" else "")
+    monkeypatch.setattr(
+        tour.trials, "attempt", lambda trial, _: "expected a refusal, got 200" if trial.who == "outsider" else ""
+    )
     assert setting.tour.run(1, hold=False) == 1
-    assert "curl outsider -> http://10.71.0.13:14001/books-bought: expected a refusal, got 200" in setting.out.getvalue()
+    assert (
+        "curl outsider -> http://10.71.0.13:14001/books-bought: expected a refusal, got 200" in setting.out.getvalue()
+    )
 
 
 def test_a_warehouse_that_stays_behind_fails_the_step(setting):
@@ -186,8 +198,8 @@ def test_ready_is_what_the_admin_socket_says(setting, monkeypatch):
             raise ConnectionError("not yet")
         return {"ready": True}
 
-    monkeypatch.setattr(tour.client, "get", get)
-    assert (setting.tour._ready(SOCKET), setting.tour._ready(SOCKET)) == (False, True)
+    monkeypatch.setattr(mesh.client, "get", get)
+    assert (is_ready(SOCKET), is_ready(SOCKET)) == (False, True)
     assert asked == [(str(SOCKET), "/ready")] * 2
 
 
@@ -212,7 +224,11 @@ def two(setting, monkeypatch):
         late = not town.links or clock.now - town.links[-1][1] >= setting.noticed
         return "" if late or namespace != "em-bookbuyer" else "expected otherwise"
 
-    monkeypatch.setattr(town, "network", SimpleNamespace(**vars(FakeTown.network) | {"hosts": hosts(2), "sites": sites(2), "link": link}))
+    monkeypatch.setattr(
+        town,
+        "network",
+        SimpleNamespace(**vars(FakeTown.network) | {"hosts": hosts(2), "sites": sites(2), "link": link}),
+    )
     monkeypatch.setattr(tour.trials, "attempt", attempt)
     setting.tour.hosts = {host.name: host for host in hosts(2)}
     return setting
@@ -229,7 +245,10 @@ def test_two_nodes_lose_their_link_at_the_end_and_have_it_again(two):
 def test_a_link_whose_loss_nobody_notices_fails_the_step(two):
     two.noticed = 1000.0
     assert two.tour.run(9, hold=False) == 1
-    assert "the link is down: curl bookbuyer -> http://bookstore.bookstore:14001/books-bought: expected otherwise" in two.out.getvalue()
+    assert (
+        "the link is down: curl bookbuyer -> http://bookstore.bookstore:14001/books-bought: expected otherwise"
+        in two.out.getvalue()
+    )
     assert "FAILED: step 10" in two.out.getvalue()
 
 

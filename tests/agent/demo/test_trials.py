@@ -51,7 +51,10 @@ def test_an_outcome_is_judged_by_what_was_wanted(wanted, output, holds):
 
 def test_what_went_wrong_is_said():
     assert judge(Trial("bookthief", STORE, (), "denied"), OK, "") == "expected 403 with x-edgemesh-reason, got 200"
-    assert judge(Trial("a", "b", (), "answered"), "", "curl: (6) no such host") == "expected 200, got no answer (curl: (6) no such host)"
+    assert (
+        judge(Trial("a", "b", (), "answered"), "", "curl: (6) no such host")
+        == "expected 200, got no answer (curl: (6) no such host)"
+    )
 
 
 def test_every_step_tries_a_stranger_over_both_families():
@@ -75,7 +78,11 @@ def test_the_thief_in_disguise_follows_the_step(number, wanted):
 
 def test_under_policy_nobody_but_the_stores_reaches_what_is_behind_them():
     for step in STEPS[1:]:
-        behind = [trial for trial in trials(step, BY_NAME, ipv6=False) if "bookwarehouse" in trial.whom or trial.whom == "mysql"]
+        behind = [
+            trial
+            for trial in trials(step, BY_NAME, ipv6=False)
+            if "bookwarehouse" in trial.whom or trial.whom == "mysql"
+        ]
         assert {(trial.who, trial.wanted) for trial in behind} == {
             (who, wanted) for who in ("bookbuyer", "bookthief") for wanted in ("denied", "refused")
         }
@@ -86,7 +93,9 @@ def test_between_two_nodes_a_stranger_tries_the_tunnel_doors():
     for step in STEPS:
         doors = {trial.words[-1] for trial in trials(step, two, ipv6=True) if trial.wanted == "closed"}
         assert {
-            f"{scheme}://{door}:15008/" for scheme in ("http", "https") for door in ("10.71.2.13", "[fd71:656d:2::13]", "10.71.0.2")
+            f"{scheme}://{door}:15008/"
+            for scheme in ("http", "https")
+            for door in ("10.71.2.13", "[fd71:656d:2::13]", "10.71.0.2")
         } == doors
         assert not [trial for trial in trials(step, BY_NAME, ipv6=True) if trial.wanted == "closed"]
     assert two["bookbuyer"].site != two["bookstore-v1"].site

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.demo.apps import Settings
+from agent.demo.application import Settings
 from agent.demo.database import StandIn, StandInHandler, installed
 from agent.demo.warehouse import Bookwarehouse, MariaDb, StandInClient
 

@@ -71,7 +71,9 @@ def test_a_batch_is_accepted_once_its_last_message_is():
         length, kind, flags, _ = struct.unpack_from("=IHHI", netlink.sock.sent, at)
         kinds.append((kind, flags & 4))
         at += length
-    assert kinds == [(0x10, 0), (0, 0), (3, 0), (6, 4), (0x11, 0)], "only the last is acknowledged: a thousand answers would not fit"
+    assert kinds == [(0x10, 0), (0, 0), (3, 0), (6, 4), (0x11, 0)], (
+        "only the last is acknowledged: a thousand answers would not fit"
+    )
 
 
 @pytest.mark.parametrize("number", [1, 5])
@@ -89,7 +91,9 @@ def test_late_answers_to_an_earlier_batch_mean_nothing():
 
 
 def test_ask_collects_what_is_dumped():
-    netlink = made(message(20, 2, 1, b"once") + message(20, 2, 7, b"anothers") + message(20, 2, 1, b"more"), message(3, 2, 1, b""))
+    netlink = made(
+        message(20, 2, 1, b"once") + message(20, 2, 7, b"anothers") + message(20, 2, 1, b"more"), message(3, 2, 1, b"")
+    )
     assert netlink.ask("list", 22, 0x300, b"") == [b"once", b"more"]
     with pytest.raises(NetlinkError, match="list: No such file"):
         made(error(1, errno.ENOENT)).ask("list", 22, 0, b"")
@@ -122,7 +126,9 @@ def test_what_others_announce_is_heard(announcements, heard):
 
 
 def test_a_list_that_changed_while_it_was_told_is_asked_for_again():
-    netlink = made(message(20, 0x12, 1, b"half"), message(3, 2, 1, b""), message(20, 2, 2, b"whole"), message(3, 2, 2, b""))
+    netlink = made(
+        message(20, 0x12, 1, b"half"), message(3, 2, 1, b""), message(20, 2, 2, b"whole"), message(3, 2, 2, b"")
+    )
     assert netlink.ask("list", 22, 0x300, b"") == [b"whole"]
 
 

@@ -8,8 +8,9 @@ import pytest
 
 from agent.kernel import nft
 from agent.kernel.netlink import NetlinkError, attribute, attributes, be32, nested, text
-from nodeproxy.capture import Ports
-from nodeproxy.ruleset import Cgroup, Chain, Marks, Match, Rule, Ruleset, Set, workload_ruleset
+from agent.kernel.ruleset import GATE, Chain, Match, Rule, Ruleset, Set, workload_ruleset
+from agent.system.cgroup import Cgroup
+from nodeproxy.capture import Marks, Ports
 from policy.model import Exclusions
 
 
@@ -84,9 +85,13 @@ def test_comparisons(differs, operator):
         ("mark", 0x6D6E0001, struct.pack("=I", 0x6D6E0001)),
         ("dport", 53, b"\0\x35"),
         ("oif", "lo", b"lo" + bytes(14)),
+        ("iif", "veth*", b"veth"),
+        ("proto", "icmpv6", b"\x3a"),
     ):
         _, compare, _ = expressions(Match(key, value, differs))
         assert compared(compare) == (operator, expected)
+    _, (name, lookup), _ = expressions(Match("iif-in", "known", differs))
+    assert (name, lookup.get(5)) == ("lookup", struct.pack(">I", 1) if differs else None)
 
 
 def test_a_cgroup():
@@ -104,7 +109,8 @@ def test_bits_are_masked_and_turned_around():
 
 
 @pytest.mark.parametrize(
-    ("verdict", "names"), [("reject", ["reject"]), ("notrack", ["notrack"]), ("count", ["counter"]), ("drop", ["immediate"])]
+    ("verdict", "names"),
+    [("reject", ["reject"]), ("notrack", ["notrack"]), ("count", ["counter"]), ("drop", ["immediate"])],
 )
 def test_verdicts(verdict, names):
     assert [name for name, _ in expressions(verdict=verdict)] == names
@@ -152,12 +158,62 @@ def test_every_rule_of_a_workload_has_an_encoding():
     assert sum(what.startswith("rule ") for what, *_ in sent(ruleset)) == len(ruleset.rules)
 
 
+def test_the_rules_that_many_pods_have_are_encoded_once():
+    nft._rule.cache_clear()
+    for number in range(50):
+        excluded = Exclusions((22,), (5432,), (f"10.{number}.0.0/16",))
+        sent(workload_ruleset(Ports(), Marks(), Cgroup(1, 42), excluded, ("240.240.0.0/16",), dns=True))
+    info = nft._rule.cache_info()
+    assert info.misses == info.currsize < 60 < info.hits
+    assert info.maxsize == nft._RULES
+
+
+def sets(*elements, networks=("10.0.0.0/8",), rules=()):
+    both = (Set("known", "iface", tuple(map(str, elements))), Set("nets", "net4", networks))
+    return Ruleset((), both, rules, GATE)
+
+
+def test_elements_are_changed_without_a_word_about_rules():
+    kernel = Kernel()
+    nft.alter(kernel, GATE, sets(1, 2).sets, sets(2, 3, 4).sets)
+    assert [(what, kind & 0xFF, flags) for what, kind, flags, _ in kernel.messages] == [
+        ("elements of known", nft.DELSETELEM, 0),
+        ("elements of known", nft.NEWSETELEM, 0x400),
+    ]
+    keys = [
+        [dict(attributes(dict(attributes(element))[1]))[1] for _, element in attributes(dict(attributes(body[4:]))[3])]
+        for *_, body in kernel.messages
+    ]
+    assert keys == [[struct.pack("=I", 1)], [struct.pack("=I", 3), struct.pack("=I", 4)]]
+    assert kernel.messages[0][3][0] == 7, "of a bridge"
+    kernel.messages = []
+    nft.alter(kernel, GATE, sets(1).sets, sets(1).sets)
+    assert kernel.messages == []
+
+
+def test_only_elements_that_are_no_ranges_can_be_changed_so():
+    assert nft.differ_in_elements(sets(1), sets(2))
+    assert not nft.differ_in_elements(None, sets(2))
+    assert not nft.differ_in_elements(sets(1), sets(2, networks=("10.0.0.0/9",)))
+    assert not nft.differ_in_elements(sets(1), sets(2, rules=(Rule("c", (), "drop"),)))
+    assert not nft.differ_in_elements(sets(1), Ruleset((), (), (), GATE))
+
+
+def test_the_interfaces_of_a_set_are_read_back():
+    element = nested(1, nested(1, attribute(1, struct.pack("=I", 7))))
+    kernel = Kernel(GETSETELEM=[listed(text(1, "edgemesh_gate"), text(2, "known"), nested(3, element, element))])
+    assert nft.interfaces(kernel, GATE, "known") == [7, 7]
+    assert nft.interfaces(Kernel(), GATE, "known") == []
+
+
 def rule(*parts):
     return struct.pack(">BBH", 1, 0, 9) + text(1, "edgemesh") + nested(4, *parts)
 
 
 def counter(packets):
-    return nested(1, text(1, "counter"), nested(2, attribute(1, struct.pack(">Q", 99)), attribute(2, struct.pack(">Q", packets))))
+    return nested(
+        1, text(1, "counter"), nested(2, attribute(1, struct.pack(">Q", 99)), attribute(2, struct.pack(">Q", packets)))
+    )
 
 
 def test_what_rules_count_does_not_make_them_others():
@@ -172,12 +228,31 @@ def listed(*parts):
     return struct.pack(">BBH", 1, 0, 9) + b"".join(parts)
 
 
+@pytest.mark.parametrize("attribute_of", [text(2, "guard_in"), attribute(7, b"a comment"), be32(6, 4)])
+def test_a_rule_that_lies_elsewhere_or_says_more_is_another(attribute_of):
+    """The same expressions in another chain, with other userdata or at another position are somebody's change."""
+    ours = struct.pack(">BBH", 1, 0, 9) + text(1, "edgemesh") + text(2, "in") + nested(4, counter(1))
+    theirs = (
+        struct.pack(">BBH", 1, 0, 9)
+        + text(1, "edgemesh")
+        + (
+            attribute_of + nested(4, counter(1))
+            if attribute_of == text(2, "guard_in")
+            else text(2, "in") + attribute_of + nested(4, counter(1))
+        )
+    )
+    assert nft.fingerprint(Kernel([ours])) != nft.fingerprint(Kernel([theirs]))
+
+
 @pytest.mark.parametrize(
     "others",
     [
         {"GETTABLE": [listed(text(1, "edgemesh"), be32(2, 1))]},  # NFT_TABLE_F_DORMANT
         {"GETCHAIN": [listed(text(1, "edgemesh"), text(3, "early"))]},
-        {"GETSET": [listed(text(1, "edgemesh"), text(2, "out_ports"))], "GETSETELEM": [listed(text(1, "edgemesh"), text(2, "80"))]},
+        {
+            "GETSET": [listed(text(1, "edgemesh"), text(2, "out_ports"))],
+            "GETSETELEM": [listed(text(1, "edgemesh"), text(2, "80"))],
+        },
     ],
 )
 def test_what_is_changed_beside_the_rules_is_seen(others):
@@ -185,7 +260,9 @@ def test_what_is_changed_beside_the_rules_is_seen(others):
 
 
 def test_chains_of_other_tables_are_none_of_ours():
-    assert nft.fingerprint(Kernel([rule()], GETCHAIN=[listed(text(1, "foreign"), text(3, "c"))])) == nft.fingerprint(Kernel([rule()]))
+    assert nft.fingerprint(Kernel([rule()], GETCHAIN=[listed(text(1, "foreign"), text(3, "c"))])) == nft.fingerprint(
+        Kernel([rule()])
+    )
 
 
 def test_a_table_without_rules_is_there():

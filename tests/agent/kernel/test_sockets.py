@@ -8,16 +8,13 @@ from msgspec import structs
 
 from agent.kernel import sockets
 from nodeproxy.capture import Ports
+from tests.ports import free_port
 
 
 @pytest.fixture
 def ports():
-    """Four ports that are free for now."""
-    found = [socket.create_server(("127.0.0.1", 0)) for _ in range(4)]
-    numbers = [sock.getsockname()[1] for sock in found]
-    for sock in found:
-        sock.close()
-    return Ports(*numbers)
+    """Four ports that are free."""
+    return Ports(*(free_port() for _ in range(4)))
 
 
 @pytest.fixture
@@ -70,9 +67,12 @@ def test_the_nodes_own_door_is_at_its_addresses_only(ports):
         assert not door.getblocking()
         door.close()
     assert found == {("127.0.0.1", ports.tunnel), ("192.0.2.1", ports.tunnel)}
-    assert fault == "this node does not have its address 192.0.2.1 (yet): no tunnel comes in there. See NodeConfig addresses"
+    assert (
+        fault
+        == "this node does not have its address 192.0.2.1 (yet): no tunnel comes in there. See NodeConfig addresses"
+    )
     assert not again
-    assert f"no tunnel door at port {ports.tunnel} of 127.0.0.1: Address already in use" in taken
+    assert f"no tunnel listener at port {ports.tunnel} of 127.0.0.1: Address already in use" in taken
 
 
 def test_a_port_that_is_taken_is_told_and_the_others_open(opened, ports):

@@ -10,7 +10,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.ota import bundle as module
-from agent.ota.bundle import CONTEXT, HEAD, MAGIC, MOST_FILE, BundleError, Manifest, find, read_head, read_manifest, whole_size, write_head
+from agent.ota.bundle import (
+    CONTEXT,
+    HEAD,
+    MAGIC,
+    MOST_FILE,
+    BundleError,
+    Manifest,
+    find,
+    read_head,
+    read_manifest,
+    whole_size,
+    write_head,
+)
 from tests.agent.ota.made import PROGRAMS, altered, bundle, key, manifest, public, signed
 
 WHOLE = bundle()
@@ -59,7 +71,8 @@ def test_noise_is_none(noise: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    ("signatures", "size"), [(0, 9), (95, 9), (97, 9), (96 * 9, 9), (96, 0), (96, 65537), (2**32 - 32, 9), (96, 2**32 - 1)]
+    ("signatures", "size"),
+    [(0, 9), (95, 9), (97, 9), (96 * 9, 9), (96, 0), (96, 65537), (2**32 - 32, 9), (96, 2**32 - 1)],
 )
 def test_sizes_that_make_no_sense(signatures: int, size: int) -> None:
     with pytest.raises(BundleError, match="makes no sense"):
@@ -88,7 +101,9 @@ def test_a_signature_under_another_keys_name_is_none() -> None:
 
 
 def test_keys_that_are_not_trusted_are_named() -> None:
-    with pytest.raises(BundleError, match=f"none of the keys that this box trusts.*{module.key_id(public()).hex()[:8]}"):
+    with pytest.raises(
+        BundleError, match=f"none of the keys that this box trusts.*{module.key_id(public()).hex()[:8]}"
+    ):
         read_manifest(WHOLE, [public(2)])
     with pytest.raises(BundleError, match="none of the keys"):
         read_manifest(WHOLE, [])
@@ -191,3 +206,9 @@ def test_what_makes_no_sense_is_not_signed() -> None:
         write_head(manifest("../x"), [key()])
     with pytest.raises(BundleError):
         write_head(manifest(), [])
+
+
+@pytest.mark.parametrize("nested", [b"[" * 30_000, b'{"x":' * 10_000])
+def test_a_signed_manifest_without_end_in_depth_is_refused(nested: bytes) -> None:
+    with pytest.raises(BundleError, match="its manifest"):
+        read_manifest(signed(nested), [public()])

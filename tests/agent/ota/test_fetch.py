@@ -14,6 +14,7 @@ import pytest
 
 from agent.ota import fetch as module
 from agent.ota.fetch import Fetched, FetchError, fetch, forget
+from tests.ports import free_port
 
 DATA = bytes(number * 7 % 251 for number in range(200_000))
 TAG = '"one"'
@@ -100,7 +101,11 @@ class Server:
 
 
 def head(status: str, **fields: object) -> bytes:
-    lines = [f"HTTP/1.1 {status}", *(f"{name.replace('_', '-')}: {value}" for name, value in fields.items()), "connection: close"]
+    lines = [
+        f"HTTP/1.1 {status}",
+        *(f"{name.replace('_', '-')}: {value}" for name, value in fields.items()),
+        "connection: close",
+    ]
     return "\r\n".join(lines).encode("latin-1") + b"\r\n\r\n"
 
 
@@ -265,15 +270,17 @@ def test_after_a_failure_of_the_server_it_goes_on(folder: Path) -> None:
 
 @pytest.mark.parametrize("status", ["404 Not Found", "403 Forbidden", "401 Unauthorized", "410 Gone"])
 def test_a_no_is_a_no(folder: Path, clock: Clock, status: str) -> None:
-    with Server(say(head(status, content_length=0))) as server, pytest.raises(FetchError, match=f"the server says {status}"):
+    with (
+        Server(say(head(status, content_length=0))) as server,
+        pytest.raises(FetchError, match=f"the server says {status}"),
+    ):
         fetch(server.url, folder)
     assert len(server.asked) == 1
     assert clock.slept == []
 
 
 def test_nobody_there(folder: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     with pytest.raises(FetchError, match=r"refused; 0 bytes are kept"):
         fetch(f"http://127.0.0.1:{port}/", folder)
 
@@ -286,7 +293,10 @@ def test_a_range_that_cannot_be_had_begins_anew(folder: Path) -> None:
 
 
 def test_416_for_ever_ends(folder: Path) -> None:
-    with Server(say(head("416 Range Not Satisfiable", content_length=0))) as server, pytest.raises(FetchError, match="416"):
+    with (
+        Server(say(head("416 Range Not Satisfiable", content_length=0))) as server,
+        pytest.raises(FetchError, match="416"),
+    ):
         fetch(server.url, folder)
     assert len(server.asked) == 5
 
@@ -323,7 +333,10 @@ def test_a_body_without_end(folder: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_more_than_a_bundle_can_be_is_not_begun(folder: Path) -> None:
-    with Server(say(head("200 OK", content_length=2**40))) as server, pytest.raises(FetchError, match="bytes are no bundle"):
+    with (
+        Server(say(head("200 OK", content_length=2**40))) as server,
+        pytest.raises(FetchError, match="bytes are no bundle"),
+    ):
         fetch(server.url, folder)
 
 
@@ -364,7 +377,11 @@ def test_a_disk_that_is_full_in_the_middle_ends_it_at_once(folder: Path, monkeyp
     folder.mkdir()
     with Server(serve()) as server:
         at = folder / f"fetched-{hashlib.sha256(server.url.encode()).hexdigest()[:16]}"
-        monkeypatch.setattr(module, "open", lambda path, mode: open("/dev/full" if path == at else path, mode), raising=False)  # noqa: SIM115
+
+        def opened(path, mode):
+            return open("/dev/full" if path == at else path, mode)
+
+        monkeypatch.setattr(module, "open", opened, raising=False)
         with pytest.raises(FetchError, match="No space left on device"):
             fetch(server.url, folder)
     assert len(server.asked) == 1
@@ -382,7 +399,9 @@ def test_a_redirect_is_followed_and_resumed_as_well(folder: Path) -> None:
     assert [asked.range for asked in target.asked] == ["", "bytes=9000-"]
 
 
-@pytest.mark.parametrize("location", ["file:///etc/passwd", "ftp://127.0.0.1/x", "data:text/plain,x", "gopher://x", "FILE:///etc/passwd"])
+@pytest.mark.parametrize(
+    "location", ["file:///etc/passwd", "ftp://127.0.0.1/x", "data:text/plain,x", "gopher://x", "FILE:///etc/passwd"]
+)
 def test_a_redirect_leads_to_http_only(folder: Path, location: str) -> None:
     with Server(say(head("302 Found", location=location, content_length=0))) as server, pytest.raises(FetchError):
         fetch(server.url, folder)

@@ -13,12 +13,12 @@ from types import SimpleNamespace
 import pytest
 
 from agent.ota import releases as module
-from agent.ota import trust as trust_module
 from agent.ota.bundle import Manifest
+from agent.ota.keys import Keys, TrustedKeys
 from agent.ota.releases import PROGRAM, AlteredError, ReleaseError, Releases
-from agent.ota.trust import Keys, Trust
-from tests.agent.ota import powercut
+from agent.system import files
 from tests.agent.ota.made import file, manifest, public
+from tests.agent.system import powercut
 
 OLDER, OLD, NEW, NEXT = (f"#!/bin/sh\n# {word}\n".encode() * 9 for word in ("older", "old", "new", "next"))
 
@@ -107,7 +107,11 @@ def test_what_cannot_be_read_is_not_pruned(releases: Releases, monkeypatch: pyte
 def test_bytes_that_are_not_the_signed_ones_are_not_staged(releases: Releases) -> None:
     good = file("x86_64", OLD)
     altered = b"x" + OLD[1:]
-    for data, what in ((OLD[:-1], "1 bytes of the file"), (b"", "bytes of the file"), (altered, "not the one that was signed")):
+    for data, what in (
+        (OLD[:-1], "1 bytes of the file"),
+        (b"", "bytes of the file"),
+        (altered, "not the one that was signed"),
+    ):
         with pytest.raises(AlteredError, match=what):
             releases.stage(io.BytesIO(data), good, of(OLD))
     assert stage(releases, NEW, 2) in entries(releases)
@@ -177,7 +181,9 @@ def test_one_at_a_time(releases: Releases) -> None:
         pass
 
 
-def test_history_is_bounded_and_passes_over_what_makes_no_sense(releases: Releases, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_history_is_bounded_and_passes_over_what_makes_no_sense(
+    releases: Releases, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(module, "_MOST_HISTORY", 3)
     for number in range(5):
         releases.record("update", f"{number}.0", "took\nover")
@@ -226,24 +232,30 @@ def goes_on(state: Path) -> None:
 Step = Callable[[Path], object]
 
 
-def every_cut(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, prepare: Step, code: Step, check: Step) -> int:
-    """`check` the state directory after each power cut that `code` may meet. Answers how many there were."""
+def every_cut(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, prepare: Step, code: Step, check: Step, lasts: Step | None = None
+) -> int:
+    """`check` the state directory after each power cut that `code` may meet. Answers how many there were.
+
+    `lasts`: what is checked after a cut that comes when `code` has returned. It may have told somebody that it is done.
+    """
     monkeypatch.setattr(module, "_BLOCK", 64)  # so that a program takes several writes
     first = tmp_path / "first" / "state"
     first.mkdir(parents=True)
     prepare(first)
-    states = powercut.record(monkeypatch, first, (module, trust_module), lambda: code(first))
-    for number, state in enumerate(states):
+    cuts = powercut.record(monkeypatch, first, (module, files), lambda: code(first))
+    checks = [*((state, check) for state in cuts.states), *((state, lasts) for state in cuts.last if lasts is not None)]
+    for number, (state, look) in enumerate(checks):
         at = tmp_path / str(number) / "state"
         at.mkdir(parents=True)
         state.write(at)
         try:
-            check(at)
+            look(at)
         except BaseException as error:
             error.add_note(f"power cut after {state.after}: {state.entries}")
             raise
         shutil.rmtree(at.parent)
-    return len(states)
+    return len(cuts.states)
 
 
 def two(state: Path) -> None:
@@ -254,7 +266,7 @@ def two(state: Path) -> None:
 
 def update(state: Path) -> None:
     """All that an update does to files, by whoever does it."""
-    releases, trust = Releases(state), Trust(state)
+    releases, trust = Releases(state), TrustedKeys(state)
     with releases.alone():
         name = stage(releases, NEW, 3)
         releases.switch(name)
@@ -359,14 +371,14 @@ def test_keys_and_epoch(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None
     found = set()
 
     def prepare(state: Path) -> None:
-        Trust(state).write(first)
-        Trust(state).came_to(of(OLD, 2))
+        TrustedKeys(state).write(first)
+        TrustedKeys(state).came_to(of(OLD, 2))
 
     def come(state: Path) -> None:
-        Trust(state).came_to(manifest(epoch=3, key_serial=1, keys=tuple(key.hex() for key in second.keys)))
+        TrustedKeys(state).came_to(manifest(epoch=3, key_serial=1, keys=tuple(key.hex() for key in second.keys)))
 
     def check(state: Path) -> None:
-        trust = Trust(state)
+        trust = TrustedKeys(state)
         assert trust.keys() in (first, second)
         assert trust.epoch() in (2, 3)
         found.add((trust.epoch(), trust.keys().serial))
@@ -383,11 +395,56 @@ def test_the_first_keys_of_a_box(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     last = []
 
     def check(state: Path) -> None:
-        last.append(Trust(state / "new").keys())
+        last.append(TrustedKeys(state / "new").keys())
         assert last[-1] in (Keys(), keys)
 
-    every_cut(monkeypatch, tmp_path, lambda _: None, lambda state: Trust(state / "new").write(keys), check)
+    every_cut(monkeypatch, tmp_path, lambda _: None, lambda state: TrustedKeys(state / "new").write(keys), check)
     assert last[-1] == keys
+
+
+def staged(state: Path) -> None:
+    stage(Releases(state), NEW, 3)
+
+
+def switched(state: Path) -> None:
+    Releases(state).switch(stage(Releases(state), NEW, 3))
+
+
+def came(state: Path) -> None:
+    TrustedKeys(state).came_to(manifest(epoch=3, key_serial=1, keys=(public(2).hex(),)))
+
+
+def went_back(state: Path) -> None:
+    releases = Releases(state)
+    releases.restore(releases.previous(), releases.current())
+
+
+def recorded(state: Path) -> None:
+    Releases(state).record("update", "3.0", "took over")
+
+
+NEW_NAME, OLD_NAME, OLDER_NAME = (
+    f"{epoch}.0-{file('x86_64', program).sha256[:12]}" for epoch, program in ((3, NEW), (2, OLD), (1, OLDER))
+)
+DONE: dict[
+    Step, Callable[[Path], object]
+] = {  # what was done, and what is to be there then, whatever happens to the power
+    staged: lambda state: Releases(state).command(NEW_NAME),
+    switched: lambda state: (Releases(state).current(), Releases(state).previous()) == (NEW_NAME, OLD_NAME),
+    came: lambda state: (TrustedKeys(state).epoch(), TrustedKeys(state).keys()) == (3, Keys(1, (public(2),))),
+    went_back: lambda state: (Releases(state).current(), Releases(state).previous()) == (OLDER_NAME, OLD_NAME),
+    recorded: lambda state: Releases(state).history()[-1]["version"] == "3.0",
+}
+
+
+@pytest.mark.parametrize("code", DONE, ids=lambda code: code.__name__)
+def test_what_was_done_lasts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, code: Step) -> None:
+    """Whole is not enough: an epoch that falls back to the one before lets an old bundle in, and a release that was said to be there is gone."""
+
+    def lasts(state: Path) -> None:
+        assert DONE[code](state)
+
+    every_cut(monkeypatch, tmp_path, two, code, lambda _: None, lasts)
 
 
 @pytest.mark.parametrize("wrong", ["a link that is removed first", "no fsync"])
@@ -396,8 +453,9 @@ def test_the_cuts_find_what_is_wrong(monkeypatch: pytest.MonkeyPatch, tmp_path: 
 
     def code(state: Path) -> None:
         if wrong == "no fsync":
-            monkeypatch.setattr(os, "fsync", lambda _: None)
-            update(state)
+            with monkeypatch.context() as patch:  # undone here, within the recorder's own, or that would be what stays
+                patch.setattr(os, "fsync", lambda _: None)
+                update(state)
         else:
             (Releases(state).folder / "current").unlink()
             (Releases(state).folder / "current").symlink_to(Releases(state).previous())

@@ -57,13 +57,18 @@ def test_faults_have_a_place_and_advice(text: str, line: int, column: int, words
     assert hint in found.hint
 
 
-def test_deep_nesting_is_a_fault() -> None:
-    with pytest.raises(Fault, match="nested more than 100 deep"):
-        read("[" * 10_000 + "]" * 10_000)
+@pytest.mark.parametrize(("levels", "most"), [(200, 100), (10_000, 400)])
+def test_deep_nesting_is_a_fault(levels: int, most: int) -> None:
+    with pytest.raises(Fault, match=f"nested more than {most} deep"):
+        read("[" * levels + "]" * levels)
 
 
 _JSON = st.recursive(
-    st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**64 - 1)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
     max_leaves=10,
 )

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.sources import manifest
+from agent.sources import manifest, nodes
 from policy.model import Problem, Where
 
 
@@ -64,3 +64,55 @@ def test_what_is_no_text_or_too_much_is_a_problem() -> None:
 def test_never_raises(data: bytes, name: str) -> None:
     change = manifest.read(data, name)
     assert change.objects is not None or change.problems
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("a.yaml", "---\n" * 1_000_000),
+        ("a.yaml", "--- {}\n" * 1_000_000),
+        ("a.json", "{}\n" * 1_000_000),
+    ],
+)
+def test_a_file_of_documents_without_end_is_given_up_at_a_bound(name: str, text: str) -> None:
+    change = manifest.read(text.encode(), name)
+    assert change.objects is None
+    (problem,) = change.problems
+    assert "holds more than 10,000 documents" in problem.message
+    assert 10_000 <= problem.where.line <= 10_003, "and no more of it was read"
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("a.yaml", "kind: A\na:\n" + "- a\n" * 1000),
+        ("a.yaml", "kind: A\n" + "a: {}\n" * 1000),
+        ("a.json", '{"kind": "A", "a": [' + "1, " * 1000 + "1]}"),
+        ("a.json", "[" * 1000),
+    ],
+)
+def test_values_are_counted_while_they_are_read_not_when_all_of_them_are_there(
+    monkeypatch: pytest.MonkeyPatch, name: str, text: str
+) -> None:
+    monkeypatch.setattr(nodes.Budget.__init__, "__defaults__", (100, False))
+    change = manifest.read(text.encode(), name)
+    assert change.objects is None
+    assert "holds more than" in change.problems[0].message
+
+
+def test_a_daemons_thread_rests_between_slices_and_nobody_elses(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, slept = [0.0], []
+
+    def clock() -> float:
+        now[0] += 0.001
+        return now[0]
+
+    monkeypatch.setattr(nodes.time, "monotonic", clock)
+    monkeypatch.setattr(nodes.time, "sleep", slept.append)
+    text = "kind: A\na:\n" + "- a\n" * 2000
+    for data, name in ((text, "a.yaml"), ('{"kind": "A", "a": [' + "1," * 2000 + "1]}", "a.json")):
+        slept.clear()
+        assert manifest.read(data.encode(), name).objects
+        assert slept == []
+        assert manifest.read(data.encode(), name, rest=True).objects
+        assert len(slept) > 10, "while it is read, and while it is made plain"

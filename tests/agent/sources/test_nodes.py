@@ -9,7 +9,9 @@ from agent.sources.yaml_documents import documents
 
 
 def test_a_list_is_its_items_each_with_its_own_lines() -> None:
-    (node,) = documents("apiVersion: v1\nkind: List\nitems:\n- kind: A\n  apiVersion: x/v1\n- kind: B\n  apiVersion: y/v1\n")
+    (node,) = documents(
+        "apiVersion: v1\nkind: List\nitems:\n- kind: A\n  apiVersion: x/v1\n- kind: B\n  apiVersion: y/v1\n"
+    )
     (first, first_lines, first_line), (second, second_lines, second_line) = objects(node, Budget())
     assert (first, first_line, first_lines["$.apiVersion"]) == ({"kind": "A", "apiVersion": "x/v1"}, 4, 5)
     assert (second, second_line, second_lines["$.apiVersion"]) == ({"kind": "B", "apiVersion": "y/v1"}, 6, 7)

@@ -8,25 +8,35 @@ import pytest
 import trio
 
 from nodeproxy.capture import Ports
-from nodeproxy.dns import Resolver, resolver
-from policy.model import Service, Workload
+from nodeproxy.dns import Budget, Resolver, resolver
+from policy.model import Host, Names, Service, ServicePort, Workload
+from policy.snapshot import Snapshot
 
 BUYER = Workload("bookbuyer", "buyer-1", "bookbuyer", ("127.0.0.1",))
-SERVICES = {
-    ("bookstore.bookstore", "bookbuyer"): Service("bookstore", "bookstore", ("240.240.0.7",)),
-    ("own", "bookbuyer"): Service("bookbuyer", "own", ("240.240.0.8",)),
-}
+SERVICES = (
+    Service("bookstore", "bookstore", ("240.240.0.7",), (ServicePort("http", 80),)),
+    Service("bookbuyer", "own", ("240.240.0.8",)),
+)
+
+
+NAMES = Names(
+    aliases={"bookbuyer/out": "www.example.com", "bookbuyer/in": "bookstore.bookstore.svc.cluster.local"},
+    hosts={"bookstore/db": (Host("db-0", ("10.42.0.1",)),)},
+    complete=True,
+)
 
 
 class FakeSnapshot:
     def __init__(self):
         self.workloads = {BUYER.key: BUYER}
+        self.by_names = False
+        self.zone = Snapshot("here", services=SERVICES, names=NAMES).zone
 
     def workload(self, key):
         return self.workloads.get(key)
 
-    def named(self, host, namespace):
-        return SERVICES.get((host, namespace))
+    def goes_by_names(self, identity):
+        return self.by_names
 
 
 class FakeSockets:
@@ -36,6 +46,7 @@ class FakeSockets:
         self.asked = None
         self.seen = []
         self.made = 0
+        self.from_the_node = 0
         self.error = None
 
     def outwards(self, workload, family, kind=socket.SOCK_STREAM):
@@ -46,6 +57,10 @@ class FakeSockets:
         sock = socket.socket(family, kind)
         sock.setblocking(False)
         return sock
+
+    def from_node(self, family, kind=socket.SOCK_STREAM):
+        self.from_the_node += 1
+        return self.outwards(BUYER, family, kind)
 
     def resolver_asked(self, workload, client, listener):
         self.seen.append((workload, client, listener))
@@ -68,7 +83,21 @@ def sockets():
 
 @pytest.fixture
 def names(sockets):
-    return Resolver(BUYER.key, SimpleNamespace(snapshot=FakeSnapshot(), sockets=sockets, ports=Ports(), dns_ttl=7))
+    return Resolver(
+        BUYER.key,
+        SimpleNamespace(
+            snapshot=FakeSnapshot(),
+            sockets=sockets,
+            ports=Ports(),
+            dns_ttl=7,
+            dns_ask_unknown=False,
+            dns_trusted=lambda workload: {"127.0.0.1"},
+            ties={},
+            lookups={},
+            spares=lambda descriptor: True,
+        ),
+        Budget().cache(),
+    )
 
 
 @pytest.fixture

@@ -6,9 +6,14 @@ import pytest
 import trio
 import trio.testing
 
+from nodeproxy.codec.dns import Next, servfail
 from nodeproxy.dns.conversation import Conversation, Frames, framed
-from nodeproxy.dns.message import Next, servfail
 from nodeproxy.limits import Gate
+
+IMPATIENT = 2000  # the id of a question for which there is an old answer
+
+
+ALIAS = 3000  # the id of one whose answer depends on another name
 
 
 def question(identifier, name="example.com"):
@@ -42,16 +47,39 @@ class Table:
         self.refuses = False
         self.gate = Gate(3)
         self.counts = dict.fromkeys(("answered", "forwarded", "failed", "dropped"), 0)
-        self.conversation = Conversation(ours, self.answer, self.connect, self.gate, self.count)
+        self.conversation = Conversation(ours, self, self.gate)
         self.ended = trio.Event()
+        self.looked_up = trio.Event()
 
-    def answer(self, message):
+    def at_once(self, message):
         if len(message) < 12:
             return Next.DROP
-        return message[:2] + b"ours" if message[0] == 0 and message[1] < 100 else Next.FORWARD
+        if message[:2] == ALIAS.to_bytes(2):
+            return Next.LOOK_UP
+        if message[0] or message[1] >= 100:
+            return Next.FORWARD
+        self.counts["answered"] += 1
+        return message[:2] + b"ours"
 
-    def count(self, what):
-        self.counts[what] += 1
+    async def look_up(self, message):
+        await self.looked_up.wait()
+        return message[:2] + b"found"
+
+    def patience(self, message):
+        return 2.0 if message[:2] == IMPATIENT.to_bytes(2) else 5.0
+
+    def replied(self, message, reply, took):
+        self.counts["forwarded"] += 1
+        self.took = took
+        return reply
+
+    def unanswered(self, message, took):
+        self.counts["failed"] += 1
+        self.took = took
+        return servfail(message)
+
+    def dropped(self):
+        self.counts["dropped"] += 1
 
     async def connect(self):
         await trio.lowlevel.checkpoint()
@@ -138,6 +166,27 @@ async def test_a_question_that_stays_unanswered(table, autojump_clock):
     assert table.counts["failed"] == table.counts["forwarded"] == 1
 
 
+async def test_a_question_that_waits_less(table, autojump_clock):
+    began = trio.current_time()
+    await table.client.send(question(1000), question(IMPATIENT))
+    assert await table.client.next() == servfail(question(IMPATIENT))
+    assert (trio.current_time() - began, table.took) == (2.0, 2.0)
+    await table.resolvers[0].send(question(1000)[:2] + b"answer")
+    assert await table.client.next() == question(1000)[:2] + b"answer"
+    assert table.took == 2.0
+
+
+async def test_a_question_that_depends_on_another_name(table):
+    await table.client.send(question(ALIAS), question(1))
+    await table.client.stream.send_eof()
+    assert await table.client.next() == b"\0\1ours", "the others need not wait"
+    assert table.gate.open == 1 and not table.ended.is_set()
+    table.looked_up.set()
+    assert await table.client.next() == question(ALIAS)[:2] + b"found"
+    await table.ended.wait()
+    assert table.gate.open == 0
+
+
 async def test_an_unused_connection_is_closed_and_opened_again(table, autojump_clock):
     for count in (1, 2):
         await table.client.send(question(1000))
@@ -154,7 +203,10 @@ async def test_what_a_lost_connection_took_with_it_is_servfail(table):
     await table.client.send(question(1000), question(1001))
     await trio.testing.wait_all_tasks_blocked()
     await table.resolvers[0].stream.aclose()
-    assert [await table.client.next(), await table.client.next()] == [servfail(question(1000)), servfail(question(1001))]
+    assert [await table.client.next(), await table.client.next()] == [
+        servfail(question(1000)),
+        servfail(question(1001)),
+    ]
     await table.client.send(question(1000))
     await trio.testing.wait_all_tasks_blocked()
     assert await table.resolvers[1].next() == question(1000)

@@ -76,14 +76,22 @@ def test_a_service_as_source_is_the_addresses_of_its_endpoints():
     assert plain(built) == {("shop/w1", (9000,)): ("10.0.0.9/32", "192.0.2.1/32", "2001:db8::1/128", "fd00::9/128")}
     assert built.problems == ()
     own = made({"backends": [backend(9000)], "sources": [{"kind": "Service", "name": "web"}]})
-    assert plain(own) == {("shop/w1", (9000,)): ("10.0.0.1/32", "10.0.0.2/32")}, "without a namespace: the AccessControl's own"
+    assert plain(own) == {("shop/w1", (9000,)): ("10.0.0.1/32", "10.0.0.2/32")}, (
+        "without a namespace: the AccessControl's own"
+    )
 
 
 @pytest.mark.parametrize(
     ("spec", "says"),
     [
-        ({"backends": [backend(8080)], "sources": [{"kind": "Service", "name": "gone"}]}, "there is no Service shop/gone"),
-        ({"backends": [backend(8080)], "sources": [{"kind": "AuthenticatedPrincipal", "name": "*"}]}, "AuthenticatedPrincipal is left out"),
+        (
+            {"backends": [backend(8080)], "sources": [{"kind": "Service", "name": "gone"}]},
+            "there is no Service shop/gone",
+        ),
+        (
+            {"backends": [backend(8080)], "sources": [{"kind": "AuthenticatedPrincipal", "name": "*"}]},
+            "AuthenticatedPrincipal is left out",
+        ),
         ({"backends": [backend(8080, "gone")], "sources": [RANGE]}, "there is no Service shop/gone"),
         ({"backends": [backend(7)], "sources": [RANGE]}, "no server of Service shop/web listens on 7"),
         ({"backends": [backend(53)], "sources": [RANGE]}, "no server of Service shop/web listens on 53"),
@@ -104,7 +112,9 @@ def test_another_kind_of_source_beside_a_range_is_left_out():
 
 
 def test_tls_is_not_looked_at():
-    (problem,) = made({"backends": [backend(9000, tls={"skipClientCertValidation": True})], "sources": [RANGE]}).problems
+    (problem,) = made(
+        {"backends": [backend(9000, tls={"skipClientCertValidation": True})], "sources": [RANGE]}
+    ).problems
     assert (problem.severity, "tls is not looked at" in problem.message) == ("warning", True)
 
 
@@ -113,8 +123,14 @@ def test_tls_is_not_looked_at():
     [
         ({"backends": [], "sources": [RANGE]}, "no backends"),
         ({"backends": [backend(8080)]}, "no sources"),
-        ({"backends": [backend(8080)], "sources": [{"kind": "IPRange", "name": "10.0.0.0/33"}]}, "is not an address range"),
-        ({"backends": [backend(8080)], "sources": [RANGE], "matches": [{"kind": "HTTPRouteGroup", "name": "r"}]}, "matches are not read"),
+        (
+            {"backends": [backend(8080)], "sources": [{"kind": "IPRange", "name": "10.0.0.0/33"}]},
+            "is not an address range",
+        ),
+        (
+            {"backends": [backend(8080)], "sources": [RANGE], "matches": [{"kind": "HTTPRouteGroup", "name": "r"}]},
+            "matches are not read",
+        ),
         ({"backends": [backend(0)], "sources": [RANGE]}, "spec.backends[0].port.number"),
         ({"backend": []}, "unknown field spec.backend"),
     ],

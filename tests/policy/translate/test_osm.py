@@ -91,7 +91,11 @@ def test_the_meshs_lists_and_the_workloads_are_one():
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("outbound-port-exclusion-list", "0"), ("inbound-port-exclusion-list", "x"), ("outbound-ip-range-exclusion-list", "10.0.0.0/33")],
+    [
+        ("outbound-port-exclusion-list", "0"),
+        ("inbound-port-exclusion-list", "x"),
+        ("outbound-ip-range-exclusion-list", "10.0.0.0/33"),
+    ],
 )
 def test_a_word_that_is_none_is_left_out_and_pointed_out(name, value):
     built = made(workload({f"openservicemesh.io/{name}": value}))
@@ -118,7 +122,13 @@ def test_without_a_mesh_config_everything_is_denied_and_egress_is_open():
 
 
 @pytest.mark.parametrize(
-    "text", ["traffic: {enableEgres: true}", "traffic: {enableEgress: maybe}", "traffic: {outboundIPRangeExclusionList: [x]}", "trafic: {}"]
+    "text",
+    [
+        "traffic: {enableEgres: true}",
+        "traffic: {enableEgress: maybe}",
+        "traffic: {outboundIPRangeExclusionList: [x]}",
+        "trafic: {}",
+    ],
 )
 def test_a_bad_mesh_config_keeps_the_last_good_one(text):
     good = made(config("traffic: {enablePermissiveTrafficPolicyMode: true}"))

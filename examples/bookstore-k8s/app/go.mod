@@ -1,0 +1,3 @@
+module edgemesh.test/bookstore
+
+go 1.26.0

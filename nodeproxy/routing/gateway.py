@@ -1,0 +1,201 @@
+"""Where the calls of somebody outside the mesh go that come in by a listener of a Gateway.
+
+The listener's address, its port and the Host field choose the virtual hosts; the first rule of theirs that fits decides.
+The caller has no identity: a server of the mesh has to admit its address (snapshot.py, `lets_in`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from msgspec import structs
+
+from nodeproxy.context import Conn
+from nodeproxy.errors import Refused
+from nodeproxy.interfaces import Pick, Ruled, Spread
+from nodeproxy.routing.route import Outward, denied, own_service, refuse_evasion
+from policy.authz import REVOKED
+from policy.candidates import Taker
+from policy.gateway import VirtualHost
+from policy.inventory import Destination
+from policy.model import Endpoint, Request, Service, Verdict, Workload
+from policy.reachability import home
+from policy.route import Timeouts
+from policy.snapshot import Snapshot
+
+
+class Entering(Outward):
+    """A caller outside the mesh calls a virtual host of a listener."""
+
+    def pick(self, request: Request | None, tried: Collection[Endpoint] = (), backend: str = "") -> Pick:
+        conn = self._conn
+        context, snapshot = conn.context, conn.context.snapshot
+        service = self._service(snapshot, request)
+        destination = Destination("service", service, service.ports[0])
+        endpoint, taker = self._here(snapshot, destination, request, tried, backend)
+        self._refuse_ourselves(endpoint)
+        workload = snapshot.workload(endpoint.workload)
+        via = self._via(snapshot, service)
+        verdict = self._verdict(snapshot, endpoint, request, via)
+        if not verdict.allowed:
+            raise denied(verdict, workload)
+        local = workload is not None and workload.key in context.captured
+        own = taker.backend.key if taker.backend.filters else ""
+        rule = verdict.rule
+        return Pick(
+            endpoint,
+            workload,
+            taker.backend.service,
+            rule,
+            local,
+            None,
+            taker.port.protocol,
+            taker.filters,
+            taker.timeouts,
+            own,
+            bounds=snapshot.bounds(endpoint) if local else (),
+            upstream=taker.service.upstream,
+            via=via,
+            retry=taker.retry,
+        )
+
+    def _here(
+        self,
+        snapshot: Snapshot,
+        destination: Destination,
+        request: Request | None,
+        tried: Collection[Endpoint],
+        backend: str,
+    ) -> tuple[Endpoint, Taker]:
+        """Return the endpoint whose turn it is, or another of that backend if it is in the mesh on another node.
+
+        A tunnel there carries an identity, and a caller from outside has none. Raise Refused.
+        """
+        tried = list(tried)
+        far: Refused | None = None
+        while True:
+            try:
+                endpoint, taker = self._balance(snapshot, destination, request, tried, backend)
+            except Refused as refused:
+                raise (
+                    far if far is not None and refused.flag in ("no-endpoint", "connect-failed") else refused
+                ) from None
+            workload = snapshot.workload(endpoint.workload)
+            local = workload is not None and workload.key in self._conn.context.captured
+            if local or workload is None or not self.crosses(workload, endpoint):
+                return endpoint, taker
+            why = f"{workload.key} is on node {workload.node}: a gateway reaches servers of the mesh on its own node"
+            far, backend = Refused("no-identity", why, workload), taker.backend.key
+            tried.append(endpoint)
+
+    def _service(self, snapshot: Snapshot, request: Request | None) -> Service:
+        """Return what stands for the virtual host whose rule fits. Raise Refused("no-route")."""
+        host = (request.header("host") or "") if request is not None else ""
+        for virtual in self._virtual_hosts(snapshot, host):
+            port = virtual.service.ports[0].port
+            found = snapshot.candidates(virtual.service, port, request)
+            if found.rule is not None:
+                return virtual.service
+            if request is not None and request.others:
+                refuse_evasion(snapshot, found, request)
+        raise Refused("no-route", f"no route of a Gateway at port {self._conn.dialled[1]} fits")
+
+    def _virtual_hosts(self, snapshot: Snapshot, host: str) -> tuple[VirtualHost, ...]:
+        """Return what takes a call of this Host, in the order to be asked in. Raise Refused("misdirected")."""
+        edge, dialled = self._conn.edge, self._conn.dialled
+        if edge is None or edge.sni is None:
+            return snapshot.virtual_hosts(*dialled, host)
+        its = snapshot.listeners_for(*dialled, edge.sni)
+        if its and not any(map(edge.may_reach, its)):
+            raise Refused(
+                "misdirected", f"{its[0].key} asks for another certificate than this connection was asked for"
+            )
+        return snapshot.virtual_hosts(*dialled, host, edge.sni, edge.may_reach)
+
+    def _via(self, snapshot: Snapshot, service: Service) -> str:
+        return snapshot.gateway_of(service.key)
+
+    def _refuse_ourselves(self, endpoint: Endpoint) -> None:
+        """Raise Refused if a listener of edgemesh would be dialled: without end, if it is this one."""
+        context, (address, port) = self._conn.context, (endpoint.address, endpoint.port)
+        ours = port in context.ports or context.snapshot.listeners_at(address, port)
+        if ours and (address in context.sockets.node_addresses() or address.startswith("127.") or address == "::1"):
+            raise Refused("own-port", str(endpoint))
+
+    def _verdict(self, snapshot: Snapshot, endpoint: Endpoint, request: Request | None, via: str) -> Verdict:
+        conn, workload = self._conn, snapshot.workload(endpoint.workload)
+        client = conn.edge.client if conn.edge is not None else None
+        if client is None:
+            return snapshot.lets_in(conn.peer[0], workload, endpoint.port, request, via)
+        if client.ended(conn.context.identities.now()):
+            return snapshot.lets_in(conn.peer[0], workload, endpoint.port, request, via)
+        if client.identity is not None and snapshot.refuses(client.identity, client.node, client.serial):
+            return REVOKED
+        return snapshot.lets_in(conn.peer[0], workload, endpoint.port, request, via, client.names, client.identity)
+
+    def spread(self) -> Spread | None:
+        return None
+
+    def ruled(self) -> Ruled | None:
+        return None
+
+    def rule(self, request: Request) -> int:
+        return -1
+
+    def crosses(self, workload: Workload, endpoint: Endpoint) -> bool:
+        snapshot = self._conn.context.snapshot
+        return (
+            workload.enrolled
+            and snapshot.mtls(workload.namespace) != "disabled"
+            and home(snapshot, workload) != snapshot.node
+        )
+
+    def refuses(self, endpoint: Endpoint, request: Request, via: str = "") -> Refused | None:
+        snapshot = self._conn.context.snapshot
+        verdict = self._verdict(snapshot, endpoint, request, via)
+        return None if verdict.allowed else denied(verdict, snapshot.workload(endpoint.workload))
+
+    def still_allows(self, pick: Pick, request: Request | None) -> bool:
+        snapshot = self._conn.context.snapshot
+        if not snapshot.listeners_at(*self._conn.dialled):
+            return False
+        edge = self._conn.edge
+        if edge is not None and edge.sni is not None:
+            its = [one for one in snapshot.listeners_for(*self._conn.dialled, edge.sni) if one.gateway == pick.via]
+            if its and not any(map(edge.may_reach, its)):
+                return False
+        return self._verdict(snapshot, pick.endpoint, request, pick.via).allowed
+
+    def misdirected(self, host: str) -> bool:
+        """Return whether TLS named another listener's host: what that one asks of callers was not asked of this one.
+
+        A host that is no listener's is no reason: then nothing fits, and the answer is 404 (GEP-3567).
+        """
+        edge, snapshot = self._conn.edge, self._conn.context.snapshot
+        if edge is None or edge.sni is None:
+            return False
+        fitting = snapshot.listeners_for(*self._conn.dialled, host)
+        return bool(fitting) and fitting != snapshot.listeners_for(*self._conn.dialled, edge.sni)
+
+
+class EnteringBeside(Entering):
+    """A request that a filter makes for a caller outside the mesh: to a Service's own endpoints, which have to admit it."""
+
+    def __init__(self, conn: Conn, service: str, port: int, seconds: float, via: str) -> None:
+        """`via`: the Gateway that the caller's own call came in by."""
+        super().__init__(conn)
+        self._called = (service, port)
+        self._gateway = via
+        self._timeouts = Timeouts(request=seconds)
+
+    def pick(self, request: Request | None, tried: Collection[Endpoint] = (), backend: str = "") -> Pick:
+        return structs.replace(super().pick(request, tried, backend), timeouts=self._timeouts)
+
+    def _service(self, snapshot: Snapshot, request: Request | None) -> Service:
+        return own_service(snapshot, *self._called)
+
+    def _via(self, snapshot: Snapshot, service: Service) -> str:
+        return self._gateway
+
+    def misdirected(self, host: str) -> bool:
+        return False  # Host is that of the caller's own call

@@ -1,0 +1,3 @@
+module edgemesh.test/probe
+
+go 1.26.0
