@@ -208,7 +208,7 @@ def test_updates_under_load_fail_no_request_and_open_no_gap(lab, box):
             if number % 4 == 3:
                 assert box.update(box.bundle(f"2.{number}-bad", bad[number // 4])).returncode == 1
         served, stale, failed, which = load.end()
-    assert (failed, probe.admitted) == (0, []), (which, probe.admitted)
+    assert (failed, probe.admitted) == (0, []), (which, probe.admitted, lab.log()[-6000:])
     assert served >= 40
     assert stale <= 2 * 20  # closed while they rested, and asked again: two connections are kept, twenty times
     assert probe.tries > 20
