@@ -14,8 +14,8 @@ from policy.faults import MOST, Fault, faults
 from policy.kinds.base import Metadata
 from policy.model import Problem, Where
 from policy.near import did_you_mean
-from policy.registry import ELSEWHERE, KINDS
-from policy.resources import RawObject, Resource
+from policy.registry import ELSEWHERE, KINDS, row_name
+from policy.resources import RawObject, Resource, plain
 
 
 class Unread(Struct, frozen=True):
@@ -27,7 +27,7 @@ class Unread(Struct, frozen=True):
     lacking: str = ""  # what the object requests and edgemesh does not do
 
 
-_LISTS = frozenset(("List", *(f"{kind}List" for kind in KINDS)))
+_LISTS = frozenset(("List", *(f"{plain(kind)}List" for kind in KINDS)))
 _DEEPEST = 8  # lists inside lists; kubectl writes one level
 
 
@@ -83,7 +83,8 @@ def decode(raw: RawObject) -> Resource[Any] | Unread | Problem | None:
     group, _, version = api_version.rpartition("/")
     if f"{group}/{kind_name}" in ELSEWHERE:
         return None
-    kind = KINDS.get(kind_name)
+    name = row_name(group, kind_name)
+    kind = KINDS.get(name)
     if kind is None or group not in (kind.group, *kind.also):
         stranger = _stranger(data)
         return wrong_with(raw)[0] if stranger.error else Unread(group, kind_name, raw.where, stranger.lacking)
@@ -96,14 +97,14 @@ def decode(raw: RawObject) -> Resource[Any] | Unread | Problem | None:
     if version not in kind.versions or _bad_names(metadata) or (kind.strict and _stray(data)):
         return wrong_with(raw)[0]
     namespace = (metadata.namespace or "default") if kind.namespaced else ""
-    return Resource(kind_name, version, namespace, metadata.name, metadata, spec, status, raw)
+    return Resource(name, version, namespace, metadata.name, metadata, spec, status, raw)
 
 
 def wrong_with(raw: RawObject) -> list[Problem]:
     """Return every fault in the shape of an object for which `decode` returned a Problem."""
     data = raw.data
     kind_name, api_version = data.get("kind"), data.get("apiVersion")
-    title = f"{kind_name} {_name(data)}" if isinstance(kind_name, str) and kind_name else _name(data)
+    title = f"{_row(data)} {_name(data)}" if isinstance(kind_name, str) and kind_name else _name(data)
     absent = [
         name
         for name, value in (("apiVersion", api_version), ("kind", kind_name))
@@ -121,7 +122,7 @@ def wrong_with(raw: RawObject) -> list[Problem]:
             )
         ]
     group, _, version = str(api_version).rpartition("/")
-    kind = KINDS.get(str(kind_name))
+    kind = KINDS.get(row_name(group, str(kind_name)))
     found: list[Fault] = []
     if kind is None or group not in (kind.group, *kind.also):
         stranger = _stranger(data)
@@ -162,7 +163,7 @@ def _bad_names(metadata: Metadata) -> list[Fault]:
 
 
 def identify(raw: RawObject) -> tuple[str, str, str]:
-    """Return (kind, namespace, name) of an object that may be broken, so that its last good version can stay in force.
+    """Return (row of KINDS, namespace, name) of an object that may be broken: its last good version can stay in force.
 
     If the kind is misspelt, return the kind that was probably meant.
     """
@@ -180,7 +181,13 @@ def _meant(data: Mapping[str, Any]) -> str:
     kind_name = data.get("kind")
     if not isinstance(kind_name, str):
         return ""
-    return kind_name if kind_name in KINDS else (_stranger(data).meant or kind_name)
+    name = _row(data)
+    return name if name in KINDS else (_stranger(data).meant or kind_name)
+
+
+def _row(data: Mapping[str, Any]) -> str:
+    """Return the name that the row of this kind and group has, if there is one."""
+    return row_name(str(data.get("apiVersion")).rpartition("/")[0], str(data.get("kind")))
 
 
 def _name(data: Mapping[str, Any]) -> str:

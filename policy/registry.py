@@ -2,7 +2,8 @@
 
 To add a kind, put its shape into kinds/, its check and translation into translate/, and a row here. To add a dialect,
 add a file to each of the two folders and a row for each of its kinds. Kinds of a dialect that are known but not read
-are rows of unknown.py.
+are rows of unknown.py. A row has the name of its kind; of a kind whose name an older row has in another group, the name
+is "KIND.GROUP", as kubectl writes it.
 
 A row stands below the kinds that its check refers to, and below those whose translation its own needs: checks and
 translators run in the order of the rows.
@@ -228,6 +229,14 @@ KINDS: dict[str, Kind] = {
         "edgemesh.io", ("v1alpha1",), own.Revocation, namespaced=False, translate=(revocation.translate,)
     ),
 }
+
+
+def row_name(group: str, kind: str) -> str:
+    """Return the name of the row that would be for a kind of a group: that of KINDS, if it has one."""
+    full = f"{kind}.{group}"
+    return full if full in KINDS else kind
+
+
 ELSEWHERE = frozenset(("edgemesh.io/NodeConfig",))  # read by agent/: policy has nothing to say about it
 TRANSLATORS: tuple[Translator, ...] = tuple(
     dict.fromkeys(translate for kind in KINDS.values() for translate in kind.translate)

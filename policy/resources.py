@@ -43,7 +43,7 @@ class RawObject(Struct, frozen=True):
 class Resource(Struct, Generic[_S], frozen=True):
     """An object of a kind that edgemesh reads, in the shape of its kind."""
 
-    kind: str
+    kind: str  # name of its row in KINDS
     version: str
     namespace: str
     name: str
@@ -75,6 +75,11 @@ class Resource(Struct, Generic[_S], frozen=True):
 def from_cluster(raw: RawObject) -> bool:
     """Return whether a Kubernetes API server said this object: it tells of every deletion."""
     return raw.where.file.startswith(CLUSTER)
+
+
+def plain(kind: str) -> str:
+    """Return the kind as manifests write it, of the name of a row of KINDS."""
+    return kind.partition(".")[0]
 
 
 def key_of(kind: str, namespace: str, name: str) -> str:

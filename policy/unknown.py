@@ -11,7 +11,8 @@ from __future__ import annotations
 from msgspec import Struct
 
 from policy.near import nearest
-from policy.registry import KINDS
+from policy.registry import KINDS, row_name
+from policy.resources import plain
 
 # Kinds of these groups that exist and are not read. Where people may rely on one: what edgemesh does not do.
 _NO_GATEWAY = "egress gateways are not supported: what an Egress lets out leaves from the caller's own node"
@@ -106,8 +107,9 @@ def look(group: str, version: str, kind: str) -> Stranger:
         return Stranger()
     if not group and version in (*_KNOWN, *_GROUPS):  # apiVersion: edgemesh.io
         meant = nearest(kind, _homes(version)) if version in _GROUPS else ""
-        versions = KINDS[meant].versions if meant else ("v1alpha1",)
-        return Stranger(f"apiVersion {version} has no version", f"write {version}/{versions[-1]}", meant)
+        name = row_name(version, meant)
+        versions = KINDS[name].versions if meant else ("v1alpha1",)
+        return Stranger(f"apiVersion {version} has no version", f"write {version}/{versions[-1]}", name)
     if group in _WHOLE:
         return _misspelt(group, version, kind, list(_KNOWN.get(group, ())), certain=True)
     if group in _OTHERS:
@@ -117,13 +119,14 @@ def look(group: str, version: str, kind: str) -> Stranger:
     meant = nearest(kind, _homes(near), _ALIKE) if near else ""
     if not meant or group.endswith(".k8s.io") or group in ("app", "policy"):
         return Stranger()
-    hint = f"did you mean {near}/{KINDS[meant].versions[-1]}, kind {meant}?"
-    return Stranger(f"there is no group {group} that edgemesh reads", hint, meant)
+    name = row_name(near, meant)
+    hint = f"did you mean {near}/{KINDS[name].versions[-1]}, kind {meant}?"
+    return Stranger(f"there is no group {group} that edgemesh reads", hint, name)
 
 
 def _homes(group: str) -> list[str]:
     """Return the kinds whose first group this is."""
-    return [name for name, kind in KINDS.items() if kind.group == group]
+    return [plain(name) for name, kind in KINDS.items() if kind.group == group]
 
 
 def _misspelt(group: str, version: str, kind: str, others: list[str], certain: bool) -> Stranger:
@@ -139,9 +142,9 @@ def _misspelt(group: str, version: str, kind: str, others: list[str], certain: b
             f"write apiVersion: {home.group}/{home.versions[-1]}".replace(": /", ": "),
             kind,
         )
-    here = [name for name, read in KINDS.items() if group in (read.group, *read.also)]
+    here = [plain(name) for name, read in KINDS.items() if group in (read.group, *read.also)]
     near = nearest(kind, [*here, *others], 0.6 if certain else _ALIKE)
     if not near and not certain:
         return Stranger()
     hint = f"did you mean {near}?" if near else f"known there: {', '.join(sorted([*here, *others]))}"
-    return Stranger(f"{written} has no kind {kind}", hint, near if near in here else "")
+    return Stranger(f"{written} has no kind {kind}", hint, row_name(group, near) if near in here else "")

@@ -23,7 +23,7 @@ from agent.kubernetes.api import ApiError, ApiServer, ApiUnreachable, path_of, p
 from agent.kubernetes.events import Events
 from policy.gateway import GatewayState
 from policy.model import Problem
-from policy.registry import KINDS
+from policy.registry import KINDS, row_name
 from policy.resources import CLUSTER, RawObject
 from policy.snapshot import Snapshot
 
@@ -132,7 +132,8 @@ def _place(raw: RawObject, snapshot: Snapshot | None = None) -> _Place | None:
     if not raw.where.file.startswith(CLUSTER):
         return None
     kind, version, metadata = raw.data.get("kind"), raw.data.get("apiVersion"), raw.data.get("metadata")
-    row = KINDS.get(kind) if isinstance(kind, str) else None
+    group = version.rpartition("/")[0] if isinstance(version, str) else ""
+    row = KINDS.get(row_name(group, kind)) if isinstance(kind, str) else None
     if row is None or not isinstance(version, str) or not isinstance(metadata, dict) or kind in _SILENT:
         return None
     if is_route(version, kind) or is_gateway(version, kind):

@@ -19,7 +19,7 @@ from policy.build import build
 from policy.enrolment import Enrolment, Marks, of_pod
 from policy.model import Where
 from policy.registry import KINDS
-from policy.resources import RawObject
+from policy.resources import RawObject, plain
 from policy.snapshot import Snapshot
 
 Document = dict[str, Any]
@@ -95,7 +95,7 @@ async def snapshot_of(api: ApiServer, pods: Iterable[Found]) -> Snapshot:
     Raise ApiError, ApiUnreachable.
     """
     wanted = [
-        Wanted(name, group, kind.versions)
+        Wanted(plain(name), group, kind.versions)
         for name, kind in KINDS.items()
         if kind.group not in _NOT_POLICY and name not in _NOT_OURS
         for group in (kind.group, *kind.also)

@@ -27,6 +27,7 @@ from agent.commands.cluster import Mistake
 from agent.kubernetes.api import ApiError, ApiServer, ApiUnreachable, path_of
 from agent.kubernetes.discovery import Wanted, served
 from policy.registry import KINDS
+from policy.resources import plain
 
 Document = Any
 
@@ -211,7 +212,7 @@ async def _mesh(api: ApiServer, archive: Archive) -> None:
 async def _objects(api: ApiServer, archive: Archive) -> None:
     """Add every object of the mesh's kinds, and the Namespaces."""
     wanted = [
-        Wanted(name, group, kind.versions)
+        Wanted(plain(name), group, kind.versions)
         for name, kind in KINDS.items()
         if kind.group not in _CORE
         for group in (kind.group, *kind.also)

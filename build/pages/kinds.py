@@ -11,6 +11,7 @@ from pages.fields import cell, doc, table
 from policy.kinds.base import Metadata
 from policy.mesh_fields import FIELDS
 from policy.registry import KINDS, Kind
+from policy.resources import plain
 
 TREE = Path(__file__).resolve().parents[2]
 KUBERNETES = ("", "apps", "discovery.k8s.io")
@@ -74,7 +75,7 @@ def _page(name: str, kind: Kind) -> str:
     scope = "It belongs to a namespace." if kind.namespaced else "It belongs to no namespace."
     schema = f"[JSON schema](../../schemas/{name.lower()}.json) for [editors](../../howto/editor.md)"
     return (
-        f"{HEAD}# {name}\n\n{versions(kind)}. {scope}\n\n{doc(kind.spec)}\n{more}\n{example(name)}\n"
+        f"{HEAD}# {plain(name)}\n\n{versions(kind)}. {scope}\n\n{doc(kind.spec)}\n{more}\n{example(name)}\n"
         f"Every field may be left out unless its default says *required*. {schema}.\n\n{_fields(kind)}{_mesh_fields() if name == 'MeshConfig' else ''}"
     )
 

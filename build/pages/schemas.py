@@ -15,6 +15,7 @@ import msgspec
 from agent.config.schema import API_VERSION, NodeConfig
 from pages.fields import comments, doc, inside
 from policy.registry import KINDS
+from policy.resources import plain
 
 DRAFT = "https://json-schema.org/draft/2020-12/schema"
 
@@ -22,7 +23,9 @@ DRAFT = "https://json-schema.org/draft/2020-12/schema"
 def pages() -> Mapping[str, str]:
     made = {
         name: _object(
-            name, [f"{group}/{version}" for group in (kind.group, *kind.also) for version in kind.versions], kind.spec
+            plain(name),
+            [f"{group}/{version}" for group in (kind.group, *kind.also) for version in kind.versions],
+            kind.spec,
         )
         for name, kind in KINDS.items()
         if kind.strict
@@ -33,15 +36,23 @@ def pages() -> Mapping[str, str]:
         "title": "every kind of edgemesh, SMI and OSM",
         "allOf": [
             {
-                "if": {"properties": {"kind": {"const": name}}, "required": ["kind"]},
+                "if": _is(name, schema, [plain(one) for one in made].count(plain(name)) > 1),
                 "then": {"$ref": f"{name.lower()}.json"},
             }
-            for name in made
+            for name, schema in made.items()
         ],
     }
     schemas = {f"schemas/{name.lower()}.json": schema for name, schema in made.items()}
     schemas["schemas/all.json"] = every
     return {path: json.dumps(schema, indent=2, ensure_ascii=False) + "\n" for path, schema in schemas.items()}
+
+
+def _is(name: str, schema: Mapping[str, Any], shared: bool) -> dict[str, Any]:
+    """Return what tells objects of a kind. `shared`: kinds of several groups have its name."""
+    told: dict[str, Any] = {"kind": {"const": plain(name)}}
+    if shared:
+        told["apiVersion"] = schema["properties"]["apiVersion"]
+    return {"properties": told, "required": list(told)}
 
 
 def _object(kind: str, versions: list[str], spec: type[msgspec.Struct]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from agent.sources.manifest import read
 from policy.build import build
 from policy.model import Where
-from policy.registry import KINDS
+from policy.registry import KINDS, row_name
 from policy.resources import RawObject
 from policy.snapshot import Snapshot
 
@@ -147,7 +147,8 @@ def answer(built):
 def test_the_world_has_no_problem():
     told = [p for p in GOOD.problems if p.severity != "notice"]
     assert {p.object.partition(" ")[0] for p in told} == {"Plugin", "PluginChain", "PluginConfig"}, "which nothing runs"
-    assert {raw.data["kind"] for raw in OBJECTS} == set(KINDS) - {"ServiceAccount"}
+    rows = {row_name(raw.data["apiVersion"].rpartition("/")[0], raw.data["kind"]) for raw in OBJECTS}
+    assert rows == set(KINDS) - {"ServiceAccount"}
     assert len(revoked(GOOD)) == 4
     assert [(g.destination, g.ports, g.networks) for g in GOOD.snapshot.plain] == [
         ("shop/p", (8080,), ("10.0.0.0/24", "10.0.0.1/32")),

@@ -6,7 +6,7 @@ import pytest
 from msgspec import Meta
 
 from policy import build as building
-from policy import registry
+from policy import registry, unknown
 from policy.build import build
 from policy.kinds.base import Strict
 from policy.model import Mesh, Where
@@ -99,3 +99,45 @@ def test_kinds_stand_below_those_that_they_name():
 def test_each_translator_runs_once():
     assert len(set(TRANSLATORS)) == len(TRANSLATORS)
     assert set(TRANSLATORS) == {one for name, row in registry.KINDS.items() if name != "Toy" for one in row.translate}
+
+
+OTHER = "Toy.puppets.example"
+
+
+def puppet(name, version="v1", **spec):
+    raw = toy(name, **spec)
+    return RawObject({**raw.data, "apiVersion": f"puppets.example/{version}"}, Where("p.yaml", 1), {})
+
+
+@pytest.fixture
+def puppets(monkeypatch):
+    """A kind Toy of another group."""
+    monkeypatch.setitem(KINDS, OTHER, Kind("puppets.example", ("v1",), Toy, check=_check))
+
+
+def test_two_groups_have_a_kind_of_one_name(puppets):
+    trust_domain, messages, made = built(toy("a", size=2), puppet("a", size=5))
+    assert (trust_domain, messages) == ("toy-2", [])
+    assert {"Toy default/a", f"{OTHER} default/a"} <= made.accepted.keys()
+    assert registry.row_name("puppets.example", "Toy") == OTHER
+    assert registry.row_name("toys.example", "Toy") == "Toy"
+
+
+def test_a_broken_object_falls_back_to_its_own_last_good_version(puppets):
+    before = built(toy("a", size=2), puppet("a", size=5))[2].accepted
+    for broken in (puppet("a", size="five"), puppet("a", size=10), puppet("a", version="v7", size=5)):
+        made = build([toy("a", size=3), broken], before)
+        assert [(one.severity, one.object) for one in made.problems] == [("error", f"{OTHER} default/a")]
+        assert "last good version" in made.problems[0].hint
+        assert made.accepted[f"{OTHER} default/a"] == before[f"{OTHER} default/a"]
+        assert made.snapshot.mesh.trust_domain == "toy-3"
+
+
+def test_a_misspelt_kind_is_that_of_its_group(puppets, monkeypatch):
+    monkeypatch.setattr(unknown, "_WHOLE", frozenset(("toys.example", "puppets.example")))
+    made = build([toy("a", size=2), puppet("a", size=5)])
+    raw = puppet("a", size=6)
+    raw = RawObject({**raw.data, "kind": "Toi"}, raw.where, {})
+    again = build([toy("a", size=2), raw], made.accepted)
+    assert again.accepted[f"{OTHER} default/a"] == made.accepted[f"{OTHER} default/a"]
+    assert again.snapshot.mesh.trust_domain == "toy-2"

@@ -44,8 +44,8 @@ from agent.sources.kubernetes.shapes import Kept, decoder
 from nodeproxy.backoff import Backoff
 from policy.kinds.kubernetes import Nothing
 from policy.model import Problem, Where
-from policy.registry import KINDS, Kind
-from policy.resources import CLUSTER, RawObject
+from policy.registry import KINDS, Kind, row_name
+from policy.resources import CLUSTER, RawObject, plain
 from policy.translate.gateway_parents import GROUP as GATEWAY_API
 
 log = logging.getLogger("edgemesh.kubernetes")
@@ -116,7 +116,7 @@ def wanted(kinds: Mapping[str, Kind] = KINDS) -> dict[tuple[str, str], Wanted]:
     found = {("edgemesh.io", KIND): Wanted(KIND, "edgemesh.io", (API_VERSION.partition("/")[2],))}
     for name, row in kinds.items():
         for group in () if name in _NOT_READ else (row.group, *row.also):
-            found[group, name] = Wanted(name, group, row.versions)
+            found[group, plain(name)] = Wanted(plain(name), group, row.versions)
     return found
 
 
@@ -393,7 +393,7 @@ class Cluster:
     # what they say
 
     def _reflect(self, one: Served, node: str, send: Send) -> Watched:
-        row = KINDS.get(one.kind)
+        row = KINDS.get(row_name(one.group, one.kind))
         query = {"fieldSelector": f"{_OWN[one.kind]}={node}"} if one.kind in _OWN and not one.group else {}
 
         def emit(changes: Sequence[tuple[str, Kept | None]], _: bool) -> None:
