@@ -5,6 +5,9 @@ handshake (SNI). Of the listeners at that address and port, those with the close
 their virtual hosts are asked in order, the closest hostname first: the first rule that fits decides. A call that none
 fits is refused.
 
+Of protocols TLS and TCP, whole connections are routed, by the name in the handshake and by the port: the Route of their
+virtual host has one rule, which fits all.
+
 A listener opens nothing: whether a call may come to its server is decided after an endpoint was chosen (snapshot.py,
 `lets_in`).
 """
@@ -22,7 +25,13 @@ Protocol = Literal["HTTP", "HTTPS", "TLS", "TCP", "UDP"]
 CONTROLLER = "edgemesh.io/gateway-controller"  # controllerName of our GatewayClasses
 INGRESS_CONTROLLER = "edgemesh.io/ingress-controller"  # controller of our IngressClasses
 # The kinds of routes that a listener of each protocol takes. A protocol without a row is not served.
-ROUTES: dict[str, tuple[str, ...]] = {"HTTP": ("HTTPRoute", "GRPCRoute"), "HTTPS": ("HTTPRoute", "GRPCRoute")}
+ROUTES: dict[str, tuple[str, ...]] = {
+    "HTTP": ("HTTPRoute", "GRPCRoute"),
+    "HTTPS": ("HTTPRoute", "GRPCRoute"),
+    "TLS": ("TLSRoute",),
+    "TCP": ("TCPRoute",),
+}
+STREAMS = ("TLS", "TCP")  # protocols of which whole connections are routed: nothing in them is looked at
 
 
 class VirtualHost(Struct, frozen=True):

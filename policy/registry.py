@@ -19,7 +19,7 @@ from msgspec import Struct
 from policy.draft import Draft, Input
 from policy.faults import Fault
 from policy.kinds import edgemesh as own
-from policy.kinds import fsm, gateway, gateways, osm, smi
+from policy.kinds import fsm, gateway, gateway_streams, gateways, osm, smi
 from policy.kinds import ingress as k8s_ingress
 from policy.kinds import kubernetes as k8s
 from policy.resources import Resource
@@ -40,6 +40,7 @@ from policy.translate import (
     revocation,
     services,
     splits,
+    stream_routes,
     tunnel_doors,
     upstream,
     workloads,
@@ -159,7 +160,21 @@ KINDS: dict[str, Kind] = {
         ("v1",),
         gateway.GRPCRoute,
         check=gateway_checks.check,
-        translate=(to_routes.translate, to_listeners.translate),
+        translate=(to_routes.translate,),
+    ),
+    "TLSRoute": Kind(
+        gateway_parents.GROUP,
+        ("v1alpha2", "v1alpha3", "v1"),
+        gateway_streams.TLSRoute,
+        check=stream_routes.check,
+        translate=(stream_routes.translate,),
+    ),
+    "TCPRoute.gateway.networking.k8s.io": Kind(
+        gateway_parents.GROUP,
+        ("v1alpha2", "v1"),
+        gateway_streams.TCPRoute,
+        check=stream_routes.check,
+        translate=(stream_routes.translate, to_listeners.translate),
     ),
     "Retry": Kind(
         "policy.openservicemesh.io",

@@ -47,7 +47,7 @@ _OTHERS: dict[str, frozenset[str]] = {
     ),
     "apps": frozenset(("ControllerRevision", "DaemonSet", "ReplicaSet", "StatefulSet")),
     "discovery.k8s.io": frozenset(),
-    "gateway.networking.k8s.io": frozenset(("BackendTLSPolicy", "TCPRoute", "TLSRoute", "UDPRoute")),
+    "gateway.networking.k8s.io": frozenset(("BackendTLSPolicy", "UDPRoute")),
     "networking.k8s.io": frozenset(("IPAddress", "ServiceCIDR")),
     "policy.flomesh.io": frozenset(  # fsm's group, of which three kinds are read
         (

@@ -38,6 +38,7 @@ UNMIRRORED: Mapping[str, str] = {
     "policy.kinds.kubernetes": "tests/policy/test_registry.py, tests/policy/translate/test_services.py",
     "policy.kinds.osm": "tests/policy/test_registry.py, tests/policy/translate/test_osm.py",
     "policy.translate.gateway_checks": "tests/policy/translate/test_gateway.py, tests/policy/translate/test_grpc_matches.py",
+    "policy.kinds.gateway_streams": "tests/policy/translate/test_stream_routes.py",
     "policy.translate.gateway_attachment": "tests/policy/translate/test_gateways.py",
     "policy.translate.gateway_listeners": "tests/policy/translate/test_gateways.py",
     "policy.translate.gateway_references": "tests/policy/translate/test_gateways.py",

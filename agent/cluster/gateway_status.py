@@ -36,6 +36,10 @@ FEATURES = (
     "HTTPRouteResponseHeaderModification",
     "HTTPRouteSchemeRedirect",
     "ReferenceGrant",
+    "TCPRoute",
+    "TLSRoute",
+    "TLSRouteModeMixed",
+    "TLSRouteModeTerminate",
 )
 _OURS = ("Accepted", "Programmed", "Conflicted", "ResolvedRefs", "SupportedVersion")
 

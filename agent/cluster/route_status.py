@@ -1,4 +1,4 @@
-"""What the status of an HTTPRoute or GRPCRoute says to each Service or Gateway that is its parent, from what is in force. Pure.
+"""What the status of a route of the Gateway API says to each Service or Gateway that is its parent, from what is in force. Pure.
 
 Each entry of `status.parents` is one controller's word on one parent. Ours are those of `CONTROLLER`.
 """
@@ -14,13 +14,15 @@ from msgspec import Struct
 from policy.gateway import CONTROLLER, Condition
 from policy.kinds.gateway import ParentRef
 from policy.model import Service
-from policy.resources import RawObject
+from policy.registry import row_name
+from policy.resources import RawObject, plain
 from policy.route import Backend, RequestMirror, Rule
 from policy.snapshot import Snapshot
 from policy.translate.gateway_attachment import is_gateway as is_gateway_parent
 from policy.translate.gateway_parents import GROUP, is_ours
 
-_KINDS = ("HTTPRoute", "GRPCRoute")
+_STREAMS = ("TLSRoute", "TCPRoute")
+_KINDS = ("HTTPRoute", "GRPCRoute", *_STREAMS)
 _MOST = 32  # parents, as the Gateway API bounds them
 _MESSAGE = 1024  # characters
 
@@ -37,8 +39,7 @@ def ours(raw: RawObject, snapshot: Snapshot) -> list[tuple[dict[str, Any], Paren
 
     Each as it is written, decoded, and what is to be said to a Gateway; None for a Service.
     """
-    metadata = raw.data["metadata"]
-    title = f"{raw.data['kind']} {metadata.get('namespace') or 'default'}/{metadata['name']}"
+    title = _title(raw)
     attachments = {one.number: one.conditions for one in snapshot.attachments_of(title)}
     spec = raw.data.get("spec")
     named = spec.get("parentRefs") if isinstance(spec, dict) else None
@@ -58,8 +59,8 @@ def ours(raw: RawObject, snapshot: Snapshot) -> list[tuple[dict[str, Any], Paren
 def parents(raw: RawObject, snapshot: Snapshot, wrong: str) -> tuple[Parent, ...]:
     """Return what is said to each parent of a route. `wrong`: why this version of it is not in force, "" if it is."""
     metadata = raw.data["metadata"]
-    namespace, name = metadata.get("namespace") or "default", metadata["name"]
-    title = f"{raw.data['kind']} {namespace}/{name}"
+    namespace = metadata.get("namespace") or "default"
+    title = _title(raw)
     return tuple(
         Parent(
             ref,
@@ -69,12 +70,21 @@ def parents(raw: RawObject, snapshot: Snapshot, wrong: str) -> tuple[Parent, ...
     )
 
 
+def _title(raw: RawObject) -> str:
+    """Return what the route is called in the snapshot."""
+    metadata, kind = raw.data["metadata"], row_name(GROUP, raw.data["kind"])
+    return f"{kind} {metadata.get('namespace') or 'default'}/{metadata['name']}"
+
+
 def _to_gateway(said: tuple[Condition, ...], wrong: str) -> tuple[Condition, ...]:
     refused = Condition("Accepted", False, "UnsupportedValue", wrong)
     return tuple(refused if wrong and one.type == "Accepted" else one for one in said)
 
 
 def _conditions(title: str, namespace: str, parent: ParentRef, snapshot: Snapshot, wrong: str) -> tuple[Condition, ...]:
+    kind = plain(title.partition(" ")[0])
+    if kind in _STREAMS and not wrong:
+        wrong = f"a {kind} of a Service is not done here"
     key = f"{parent.namespace or namespace}/{parent.name}"
     service = snapshot.service(key)
     rules = [] if service is None else _rules(service, title)

@@ -12,6 +12,8 @@ handshakes in a second. A trusted proxy may say who calls (PROXY protocol): then
 TLS. Of the listeners at an address and port, the host that the handshake names chooses those that take the connection,
 and with them the certificate and whose clients are let in. A request on it for another listener's host gets 421. Listeners
 that ask for another certificate than the handshake did take no request on the connection, whoever made them and when.
+Where a listener of protocol TLS is, the ClientHello is read first and left in the stream: whoever its name belongs to
+ends TLS, and a connection that no route is for is closed without a word. What is not HTTP is relayed whole.
 """
 
 from __future__ import annotations
@@ -24,15 +26,18 @@ from functools import partial
 
 import trio
 
+from nodeproxy.codec.client_hello import MOST, Hello, read_hello
 from nodeproxy.context import Conn, Context, Edge
 from nodeproxy.downstream.accept import accept_forever
 from nodeproxy.downstream.proxied import hear_proxy
 from nodeproxy.errors import Refused
 from nodeproxy.limits import Gate
 from nodeproxy.protocols.http.room import serve_http
-from nodeproxy.routing.gateway import Entering
+from nodeproxy.protocols.tcp import serve_tcp
+from nodeproxy.routing.gateway import Entering, EnteringStream
 from nodeproxy.stream import Peeked, close_now
-from nodeproxy.tls.gateway import Chosen, accept_client
+from nodeproxy.tls.gateway import ALPN, Chosen, accept_client
+from nodeproxy.tls.stream import TlsStream
 from nodeproxy.tls.unauthenticated import source
 from policy.gateway import ClientCheck, Listener
 from policy.model import Workload
@@ -45,6 +50,7 @@ GATE = Workload("", "gateway", "")
 AGAIN = 5.0  # seconds until a socket that could not be opened is tried again
 _SHARE = 4  # one source has at most this part of the connections of one socket
 _WILD = ("0.0.0.0", "::")
+_HANDSHAKE = 0x16  # first byte of TLS (RFC 8446 section 5.1)
 
 Place = tuple[str, int]  # address and port of the node
 
@@ -58,16 +64,84 @@ async def http(conn: Conn) -> None:
 
 async def https(conn: Conn) -> None:
     """Serve a caller whose TLS ends here. Raise Refused."""
+    stream = await _end_tls(conn, "HTTPS", ALPN)
+    await http(conn)
+    close_now(stream)  # with close_notify
+
+
+async def tcp(conn: Conn) -> None:
+    """Relay a connection. Raise Refused."""
+    conn.report.record.protocol = "tcp"
+    await _relay(conn, lambda listener: listener.protocol == "TCP")
+
+
+async def tls(conn: Conn) -> None:
+    """Serve a caller where TLS may pass: the server name in its ClientHello says who ends it. Raise Refused."""
+    hello = await _hello(conn)
+    its = conn.context.snapshot.listeners_for(*conn.dialled, hello.sni)
+    here = conn.context.snapshot.listeners_at(*conn.dialled)
+    first = its[0] if its else next((one for one in here if not one.passes), None)
+    record = conn.report.record
+    record.protocol, record.host, conn.hello = "tls", hello.sni, hello
+    if first is not None and first.protocol == "HTTPS":
+        await https(conn)
+    elif first is not None and not first.passes:
+        stream = await _end_tls(conn, "TLS", ())
+        await _relay(conn, partial(_ends, conn), hello.sni)
+        close_now(stream)  # with close_notify
+    else:
+        await _relay(conn, lambda listener: listener.passes, hello.sni)
+
+
+def _ends(conn: Conn, listener: Listener) -> bool:
+    """Return whether a listener takes this connection, whose TLS has ended here."""
+    its = listener.protocol == "TLS" and not listener.passes
+    return its and conn.edge is not None and conn.edge.may_reach(listener)
+
+
+async def _relay(conn: Conn, takes: Callable[[Listener], bool], sni: str = "") -> None:
+    conn.route = route = EnteringStream(conn, takes, sni)
+    await serve_tcp(conn, route)
+
+
+async def _hello(conn: Conn) -> Hello:
+    """Return the ClientHello, whose bytes stay in the stream. Raise Refused: then the connection is closed unanswered."""
+    context, stream = conn.context, conn.stream
+    hello: Hello | None = None
+    with (
+        context.front.anteroom.waits(conn.peer[0], False) as waiting,
+        trio.move_on_after(context.limits.head_timeout),
+    ):
+        seen = -1
+        while True:
+            try:
+                hello = read_hello(stream.held)
+            except ValueError as error:
+                flag = "tls-failed" if stream.held[0] == _HANDSHAKE else "plain-to-tls"
+                raise Refused(flag, str(error)) from error
+            if hello is not None or len(stream.held) == seen:
+                break
+            seen = len(stream.held)
+            await stream.peek(MOST // 4)
+    if waiting.sent_away:
+        raise Refused("too-many-connections", "others needed its place before its ClientHello was whole")
+    if hello is None:
+        raise Refused("tls-failed", f"no whole ClientHello in {context.limits.head_timeout:g} s, or before its end")
+    return hello
+
+
+async def _end_tls(conn: Conn, protocol: str, alpn: tuple[str, ...]) -> TlsStream:
+    """Run the handshake with a caller: then what is inside TLS is the stream of `conn`. Raise Refused."""
     context, record = conn.context, conn.report.record
     front, identities = context.front, context.identities
-    record.protocol = "https"
+    record.protocol = protocol.lower()
     if not front.anteroom.admits(conn.peer[0], False, trio.current_time()):
         raise Refused("too-many-connections", f"{conn.peer[0]} begins too many TLS handshakes")
     asked: list[ClientCheck | None] = []
     with front.anteroom.waits(conn.peer[0], False) as waiting:
         accepted = await accept_client(
             conn.stream,
-            partial(_chosen, context, conn.dialled, asked),
+            partial(_chosen, context, conn.dialled, asked, protocol, alpn),
             front.contexts,
             context.limits.head_timeout,
             identities.now,
@@ -87,13 +161,21 @@ async def https(conn: Conn) -> None:
             conn.identity = client.identity
     conn.edge = Edge(b"https", front.trusts(conn.peer[0]), accepted.sni, client, asked[0])
     conn.stream = Peeked(accepted.stream)
-    await http(conn)
-    close_now(accepted.stream)  # with close_notify
+    return accepted.stream
 
 
-def _chosen(context: Context, dialled: Place, asked: list[ClientCheck | None], sni: str) -> Chosen | None:
+def _chosen(
+    context: Context,
+    dialled: Place,
+    asked: list[ClientCheck | None],
+    protocol: str,
+    alpn: tuple[str, ...],
+    sni: str,
+) -> Chosen | None:
     """Return what a caller gets that names this host, and add to `asked` what it has to show. Raise Refused."""
-    listeners = [one for one in context.snapshot.listeners_for(*dialled, sni) if one.protocol == "HTTPS"]
+    listeners = [
+        one for one in context.snapshot.listeners_for(*dialled, sni) if one.protocol == protocol and not one.passes
+    ]
     if not listeners:
         return None
     front, first = context.front, listeners[0]
@@ -104,15 +186,16 @@ def _chosen(context: Context, dialled: Place, asked: list[ClientCheck | None], s
     asked.append(check)
     # Callers without a valid certificate are let in, and then nobody needs one: it is not asked for.
     if check is None or check.optional:
-        return Chosen(certificate)
+        return Chosen(certificate, alpn=alpn)
     cas = front.certificates.cas(check.roots, True)
     if cas is None:
         raise Refused("no-server-certificate", f"{first.key}: its CAs in {', '.join(check.roots)} cannot be read")
-    return Chosen(certificate, cas)
+    return Chosen(certificate, cas, alpn)
 
 
 # How the connections of a listener are served, by its protocol.
-SERVES: dict[str, Callable[[Conn], Awaitable[None]]] = {"HTTP": http, "HTTPS": https}
+SERVES: dict[str, Callable[[Conn], Awaitable[None]]] = {"HTTP": http, "HTTPS": https, "TLS": tls, "TCP": tcp}
+_SERVER_FIRST = ("TCP",)  # the server may speak before the caller does
 
 
 class _Socket:
@@ -269,6 +352,9 @@ class Gateway:
         if serve is None:
             raise Refused("no-port", f"no Gateway has a listener at {conn.dialled[0]} port {conn.dialled[1]}")
         conn.edge = Edge(b"http", context.front.trusts(conn.peer[0]))
+        if protocol in _SERVER_FIRST:
+            await serve(conn)
+            return
         with (
             context.front.anteroom.waits(conn.peer[0], False) as waiting,
             trio.move_on_after(context.limits.head_timeout),
@@ -283,5 +369,7 @@ class Gateway:
 
 
 def _protocol(listeners: tuple[Listener, ...]) -> str:
-    """Return the protocol of the listeners that share an address and port; TLS tells those of HTTPS and TLS apart."""
+    """Return the protocol of the listeners that share an address and port; `tls` tells those of HTTPS and TLS apart."""
+    if any(one.protocol == "TLS" for one in listeners):
+        return "TLS"
     return listeners[0].protocol if listeners else ""

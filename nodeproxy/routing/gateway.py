@@ -1,12 +1,13 @@
 """Where the calls of somebody outside the mesh go that come in by a listener of a Gateway.
 
 The listener's address, its port and the Host field choose the virtual hosts; the first rule of theirs that fits decides.
-The caller has no identity: a server of the mesh has to admit its address (snapshot.py, `lets_in`).
+A connection that nothing looks into is a stream: the listener and the
+server name of its TLS choose the one rule. The caller has no identity: a server of the mesh has to admit its address (snapshot.py, `lets_in`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 
 from msgspec import structs
 
@@ -16,7 +17,7 @@ from nodeproxy.interfaces import Pick, Ruled, Spread
 from nodeproxy.routing.route import Outward, denied, own_service, refuse_evasion
 from policy.authz import REVOKED
 from policy.candidates import Taker
-from policy.gateway import VirtualHost
+from policy.gateway import Listener, VirtualHost
 from policy.inventory import Destination
 from policy.model import Endpoint, Request, Service, Verdict, Workload
 from policy.reachability import home
@@ -110,7 +111,9 @@ class Entering(Outward):
             raise Refused(
                 "misdirected", f"{its[0].key} asks for another certificate than this connection was asked for"
             )
-        return snapshot.virtual_hosts(*dialled, host, edge.sni, edge.may_reach)
+        return snapshot.virtual_hosts(
+            *dialled, host, edge.sni, lambda one: one.protocol == "HTTPS" and edge.may_reach(one)
+        )
 
     def _via(self, snapshot: Snapshot, service: Service) -> str:
         return snapshot.gateway_of(service.key)
@@ -176,6 +179,39 @@ class Entering(Outward):
             return False
         fitting = snapshot.listeners_for(*self._conn.dialled, host)
         return bool(fitting) and fitting != snapshot.listeners_for(*self._conn.dialled, edge.sni)
+
+
+class EnteringStream(Entering):
+    """A caller outside the mesh whose connection is routed whole. `sni`: the host that its TLS names, "" for none."""
+
+    def __init__(self, conn: Conn, takes: Callable[[Listener], bool], sni: str = "") -> None:
+        """`takes`: whether a listener takes connections of this kind."""
+        super().__init__(conn)
+        self._takes = takes
+        self._sni = sni
+
+    def _service(self, snapshot: Snapshot, request: Request | None) -> Service:
+        service = self._named(snapshot)
+        if service is None:
+            what = f"{self._sni} (the server name of TLS)" if self._sni else "connections that name no host"
+            raise Refused("no-route", f"no route of a Gateway at port {self._conn.dialled[1]} is for {what}")
+        return service
+
+    def _named(self, snapshot: Snapshot) -> Service | None:
+        dialled = self._conn.dialled
+        its = snapshot.virtual_hosts(*dialled, self._sni, self._sni, self._takes)
+        return its[0].service if its else None
+
+    def still_allows(self, pick: Pick, request: Request | None) -> bool:
+        """The route is what opens a server outside the mesh: its connections end with the backend that it named."""
+        snapshot = self._conn.context.snapshot
+        service = self._named(snapshot)
+        if service is None or self._via(snapshot, service) != pick.via:
+            return False
+        rule = snapshot.candidates(service, service.ports[0].port, None).rule
+        if rule is None or rule.refuses or pick.service not in {one.service for one in rule.backends}:
+            return False
+        return self._verdict(snapshot, pick.endpoint, None, pick.via).allowed
 
 
 class EnteringBeside(Entering):

@@ -6,6 +6,7 @@ osm.py         MeshConfig, MeshRootCertificate; Retry, AccessControl, IngressBac
 fsm.py         Plugin, PluginChain, PluginConfig, of which nothing is done
 edgemesh.py    Workload, HTTPFilter, Revocation, Isolation, MeshNode
 gateway.py     HTTPRoute, GRPCRoute
+gateway_streams.py  TLSRoute, TCPRoute of the Gateway API
 ingress.py     Ingress, IngressClass
 gateways.py    GatewayClass, Gateway, ListenerSet, ReferenceGrant
 kubernetes.py  what edgemesh reads of Pod, Service, EndpointSlice, Deployment

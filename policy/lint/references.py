@@ -8,7 +8,7 @@ from policy.build import Built
 from policy.gateway import CONTROLLER, INGRESS_CONTROLLER
 from policy.lint.raw import mapping, namespace_of
 from policy.model import Problem, Severity
-from policy.translate.gateway_attachment import is_gateway
+from policy.translate.gateway_attachment import ROUTE_KINDS, is_gateway
 from policy.translate.gateway_listeners import classes as our_classes
 from policy.translate.ingresses import NAME
 
@@ -19,7 +19,7 @@ _CLASS = f"a GatewayClass says controllerName: {CONTROLLER}"
 def parents(built: Built) -> Iterator[Problem]:
     """Report Gateways and ListenerSets that are parents of routes, and that are not there."""
     resources, broken = built.resources, _broken(built)
-    for route in (*resources.all("HTTPRoute"), *resources.all("GRPCRoute")):
+    for route in (route for kind in ROUTE_KINDS for route in resources.all(kind)):
         for number, parent in enumerate(route.spec.parent_refs or ()):
             namespace = parent.namespace or route.namespace
             key = f"{namespace}/{parent.name}"

@@ -19,6 +19,7 @@ gateway_parents.py  the Services that they are for
 gateways.py      Gateway and ListenerSet to listeners, with the routes attached to them
 gateway_listeners.py   the listeners that are asked for, and what keeps one from being served
 gateway_attachment.py  which listeners take which routes
+stream_routes.py TLSRoute and TCPRoute to rules for connections
 gateway_references.py  who may refer to what across namespaces
 http_filters.py  HTTPFilter: what a rule that names one does
 ingresses.py     Ingress to listeners

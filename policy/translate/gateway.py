@@ -32,8 +32,9 @@ from policy.kinds.gateway import (
     RouteMatch,
     RouteRule,
 )
+from policy.kinds.gateway_streams import StreamBackend
 from policy.model import Service
-from policy.resources import Resource
+from policy.resources import Resource, plain
 from policy.route import (
     AnyFilter,
     Backend,
@@ -214,7 +215,7 @@ def _rule(
         )
         if wrong is not None:
             return _refused(route, name, wrong, draft)
-        backends.append(_backend(route, one, f"{at}.backendRefs[{index}]", own, resources, draft, needs_grants))
+        backends.append(backend(route, one, f"{at}.backendRefs[{index}]", own, resources, draft, needs_grants))
     if not backends and any(one.answers for one in filters):
         return Rule((), filters=filters, name=name)
     if not backends:
@@ -347,35 +348,36 @@ def _named(values: tuple[HeaderValue, ...] | None) -> tuple[tuple[str, str], ...
     return tuple(found.items())
 
 
-def _backend(
+def backend(
     route: Resource[Any],
-    ref: BackendRef,
+    ref: BackendRef | StreamBackend,
     at: str,
     filters: tuple[AnyFilter, ...],
     resources: Input,
     draft: Draft,
     needs_grants: bool,
+    outcome: str = "its calls are answered 500",
 ) -> Backend:
+    """Return the share of a rule's calls that a Service gets. `outcome`: of those that it cannot get."""
     key = f"{ref.namespace or route.namespace}/{ref.name}"
     if ref.kind != "Service" or ref.group not in ("", "core"):
         kind = f"{ref.kind}.{ref.group}" if ref.group else ref.kind
-        draft.report(route, "warning", f"{at}.kind", f"backend {kind} {key} is no Service: its calls are answered 500")
+        draft.report(route, "warning", f"{at}.kind", f"backend {kind} {key} is no Service: {outcome}")
         return Backend(f"{kind} {key}", ref.weight, ref.port or 0, filters, strict=True)
     if needs_grants:
         namespace = ref.namespace or route.namespace
-        if not granted(resources, route.kind, route.namespace, "Service", namespace, ref.name):
-            told = (
-                f"no ReferenceGrant of namespace {namespace} lets {route.kind}s of {route.namespace} use Service {key}"
-            )
-            draft.report(route, "warning", f"{at}.namespace", f"{told}: its calls are answered 500")
+        kind = plain(route.kind)
+        if not granted(resources, kind, route.namespace, "Service", namespace, ref.name):
+            told = f"no ReferenceGrant of namespace {namespace} lets {kind}s of {route.namespace} use Service {key}"
+            draft.report(route, "warning", f"{at}.namespace", f"{told}: {outcome}")
             return Backend(f"{UNGRANTED} {key}", ref.weight, ref.port or 0, filters, strict=True)
     service: Service | None = draft.services.get(key)
     if service is None:
         near = resources.missing("Service", ref.namespace or route.namespace, ref.name)
-        told = f"there is no Service {key}: its calls are answered 500"
+        told = f"there is no Service {key}: {outcome}"
         draft.report(route, "warning" if ref.weight else "notice", f"{at}.name", told, near)
     elif not any(one.port == ref.port and one.transport == "tcp" for one in service.ports):
         has = ", ".join(str(one.port) for one in service.ports) or "none"
-        told = f"Service {key} has no port {ref.port}: its calls are answered 500"
+        told = f"Service {key} has no port {ref.port}: {outcome}"
         draft.report(route, "warning", f"{at}.port", told, f"it has {has}")
     return Backend(key, ref.weight, ref.port or 0, filters, strict=True)

@@ -1,4 +1,4 @@
-"""Which listeners take which routes: parentRefs of HTTPRoutes and GRPCRoutes that name a Gateway or ListenerSet of ours."""
+"""Which listeners take which routes: parentRefs of routes that name a Gateway or ListenerSet of ours."""
 
 from __future__ import annotations
 
@@ -10,13 +10,18 @@ from msgspec import Struct
 from policy.draft import Input
 from policy.gateway import Attachment, shared
 from policy.kinds.gateway import ParentRef
-from policy.resources import Resource
+from policy.resources import Resource, plain
 from policy.translate.gateway_listeners import Asked, age, taken
 from policy.translate.gateway_parents import GROUP
 from policy.translate.gateway_references import admits
 
 _PARENTS = ("Gateway", "ListenerSet")
-_KINDS = ("HTTPRoute", "GRPCRoute")
+ROUTE_KINDS = (
+    "HTTPRoute",
+    "GRPCRoute",
+    "TLSRoute",
+    "TCPRoute.gateway.networking.k8s.io",
+)  # names of their rows in KINDS
 
 
 class Attached(Struct, frozen=True):
@@ -65,7 +70,7 @@ def attach(resources: Input) -> dict[str, tuple[Taking, ...]]:
 
     Where an HTTPRoute and a GRPCRoute are for the same hosts of one listener, the older one has it (GRPCRoute's own page).
     """
-    routes = [route for kind in _KINDS for route in resources.all(kind)]
+    routes = [route for kind in ROUTE_KINDS for route in resources.all(kind)]
     kinds: dict[str, list[tuple[str, str]]] = {}  # by listener: kind and hostname of the routes that have it
     return {
         route.title: found
@@ -101,7 +106,7 @@ def _attach(
         article = "an" if route.kind == "HTTPRoute" else "a"
         return refused(
             "NotAllowedByListeners",
-            f"no listener of {owner} takes {article} {route.kind} of namespace {route.namespace}",
+            f"no listener of {owner} takes {article} {plain(route.kind)} of namespace {route.namespace}",
         )
     fitting = [(one, hosts) for one in allowing if (hosts := _hosts(one, route))]
     if not fitting:
@@ -118,12 +123,12 @@ def _attach(
 
 def _allows(one: Asked, route: Resource[Any], resources: Input) -> bool:
     chosen = one.said.allowed_routes.namespaces if one.said.allowed_routes is not None else None
-    return route.kind in one.kinds and admits(chosen, "Same", one.owner.namespace, route.namespace, resources)
+    return plain(route.kind) in one.kinds and admits(chosen, "Same", one.owner.namespace, route.namespace, resources)
 
 
 def _hosts(one: Asked, route: Resource[Any]) -> tuple[str, ...]:
     """Return the hosts of a listener that a route is for; () if there are none."""
-    wanted = [name.lower() for name in route.spec.hostnames or ()] or [""]
+    wanted = [name.lower() for name in getattr(route.spec, "hostnames", None) or ()] or [""]
     both = (shared(one.hostname, name) for name in wanted)
     return tuple(dict.fromkeys(name for name in both if name is not None))
 

@@ -42,7 +42,8 @@ class Asked(Struct):
 
     @property
     def hostname(self) -> str:
-        return (self.said.hostname or "").lower()
+        """Return the hosts that it is for; what is no HTTP and no TLS names none."""
+        return "" if self.said.protocol in ("TCP", "UDP") else (self.said.hostname or "").lower()
 
     @property
     def served(self) -> bool:
@@ -132,7 +133,7 @@ def _judge(asked: Asked, resources: Input) -> None:
     said = asked.said
     fitting = ROUTES.get(said.protocol, ())
     if said.protocol not in _KNOWN or not fitting:
-        known = " and ".join(sorted(ROUTES))
+        known = ", ".join(sorted(ROUTES))
         asked.refused = "UnsupportedProtocol", f"protocol {said.protocol} is not served here; {known} are"
     wanted = said.allowed_routes.kinds if said.allowed_routes is not None else None
     if not wanted:
@@ -212,7 +213,7 @@ def exclude_between(asked: Iterable[Asked], given: Mapping[str, tuple[str, ...]]
         place, carrier = (_transport(one.said.protocol), one.said.port), _carrier(one.said.protocol)
         for address in given[one.gateway.key] or ("",):
             has, owner = carriers.setdefault((*place, address), (carrier, one.gateway.title))
-            if has != carrier:
+            if has != carrier or (carrier in ("TCP", "UDP") and owner != one.gateway.title):
                 one.conflict = "ProtocolConflict", f"{owner} has port {one.said.port} for {has}"
 
 

@@ -1,7 +1,7 @@
 """Gateways of ours: they become the listeners that nodes open, with the routes that are attached to each.
 
-What a route asks for is translated as for the mesh (gateway.py), with one difference: a backend of another namespace
-needs a ReferenceGrant there. Within a host, routes of several objects are merged in their order of precedence.
+What an HTTPRoute or GRPCRoute asks for is translated as for the mesh (gateway.py), with one difference: a backend of
+another namespace needs a ReferenceGrant there. Within a host, routes of several objects are merged in their order of precedence.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from msgspec import structs
 
 from policy.draft import Draft, Input
 from policy.gateway import (
+    STREAMS,
     Attachment,
     ClientCheck,
     Condition,
@@ -26,7 +27,7 @@ from policy.gateway import (
 )
 from policy.kinds.gateways import Gateway, ListenerSet
 from policy.model import Service, ServicePort
-from policy.resources import Resource
+from policy.resources import Resource, plain
 from policy.route import Backend, RequestMirror, Route, Rule
 from policy.translate.gateway import NO_BACKEND, UNGRANTED, Item, items, ordered
 from policy.translate.gateway_attachment import attach
@@ -43,6 +44,7 @@ from policy.translate.gateway_listeners import (
     wrong_addresses,
 )
 from policy.translate.gateway_references import granted
+from policy.translate.stream_routes import items as stream_items
 
 _UNGRANTED = "ungranted "  # begins the title of an object that a Gateway may not refer to
 _MESSAGE = 1024  # characters
@@ -60,7 +62,8 @@ def translate(resources: Input, draft: Draft) -> None:
         kind, _, key = title.partition(" ")
         route = resources.get(kind, key)
         assert route is not None
-        its = items(route, resources, draft, needs_grants=True)
+        streams = plain(kind) in ("TLSRoute", "TCPRoute")
+        its = stream_items(route, resources, draft) if streams else items(route, resources, draft, needs_grants=True)
         rules = list({one.rule.name: one.rule for one in its}.values())
         # A route that names a listener twice is there once.
         places = {
@@ -72,6 +75,9 @@ def translate(resources: Input, draft: Draft) -> None:
         for asked in {id(one): one for one in places.values()}.values():
             asked.attached += 1
         for listener, host in places:
+            if streams and (older := titles.get((listener, host))):
+                has = f"{older[0]} is older and has {f'host {host} of ' if host else ''}{listener}"
+                draft.report(route, "warning", "$.spec.parentRefs", f"{has}: none of its connections comes here")
             behind.setdefault(listener, {}).setdefault(host, []).extend(its)
             titles.setdefault((listener, host), []).append(title)
         for taking in takings:
@@ -151,7 +157,7 @@ def _listener(asked: Asked, hosts: tuple[VirtualHost, ...], given: tuple[str, ..
         asked.hostname,
         () if passes else certificates(asked),
         passes,
-        _clients(asked, resources) if said.protocol == "HTTPS" else None,
+        _clients(asked, resources) if said.protocol in ("HTTPS", "TLS") and not passes else None,
         hosts,
     )
 
@@ -175,8 +181,12 @@ def _clients(asked: Asked, resources: Input) -> ClientCheck | None:
 
 def _service(asked: Asked, host: str, titles: Iterable[str], matches: list[Item]) -> Service:
     """Return what stands for a virtual host: calls that no rule of it fits are asked of the next one."""
-    port = ServicePort(asked.said.name, asked.said.port, "http")
-    route = Route(", ".join(titles), ordered(matches))
+    if asked.said.protocol in STREAMS:  # the oldest route has all connections
+        port = ServicePort(asked.said.name, asked.said.port, "tcp")
+        route = Route(next(iter(titles)), (matches[0].rule,))
+    else:
+        port = ServicePort(asked.said.name, asked.said.port, "http")
+        route = Route(", ".join(titles), ordered(matches))
     return Service(asked.gateway.namespace, f"{asked.key}, {host or 'every host'}", (), (port,), (route,))
 
 

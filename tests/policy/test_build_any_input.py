@@ -64,6 +64,12 @@ status: {phase: Running, podIP: 10.0.0.1, podIPs: [{ip: 10.0.0.1}], conditions: 
 ---
 {apiVersion: gateway.networking.k8s.io/v1, kind: HTTPRoute, metadata: {name: door, namespace: shop}, spec: {parentRefs: [{name: front, sectionName: http, port: 80}], hostnames: [a.example], rules: [{backendRefs: [{name: web, namespace: other, port: 80}, {name: web-2, port: 80}]}]}}
 ---
+{apiVersion: gateway.networking.k8s.io/v1, kind: Gateway, metadata: {name: streams, namespace: shop, creationTimestamp: "2024-01-01T00:00:00Z"}, spec: {gatewayClassName: edgemesh, listeners: [{name: tls, port: 8443, protocol: TLS, hostname: "*.example", tls: {mode: Passthrough}}, {name: tcp, port: 5432, protocol: TCP}]}}
+---
+{apiVersion: gateway.networking.k8s.io/v1, kind: TLSRoute, metadata: {name: t, namespace: shop, creationTimestamp: "2024-01-01T00:00:00Z"}, spec: {parentRefs: [{name: streams, sectionName: tls}], hostnames: [a.example, "*.b.example"], rules: [{name: one, backendRefs: [{name: web-2, port: 80, weight: 2}]}]}}
+---
+{apiVersion: gateway.networking.k8s.io/v1, kind: TCPRoute, metadata: {name: t, namespace: shop, creationTimestamp: "2024-01-01T00:00:00Z"}, spec: {parentRefs: [{name: streams, port: 5432}], rules: [{backendRefs: [{name: web-2, port: 80}]}]}}
+---
 {apiVersion: networking.k8s.io/v1, kind: IngressClass, metadata: {name: edgemesh, annotations: {ingressclass.kubernetes.io/is-default-class: "true"}}, spec: {controller: edgemesh.io/ingress-controller}}
 ---
 {apiVersion: networking.k8s.io/v1, kind: Ingress, metadata: {name: i, namespace: shop}, spec: {ingressClassName: edgemesh, defaultBackend: {service: {name: web-2, port: {number: 80}}}, tls: [{hosts: [a.example], secretName: s}], rules: [{host: "*.example", http: {paths: [{path: /a, pathType: Exact, backend: {service: {name: web-2, port: {number: 80}}}}]}}]}}

@@ -36,6 +36,12 @@ from tests.kube.meshes import Mesh
 
 MADE = PROGRAMS.parent / "gateway"  # what `programs` builds
 CORE = {"HTTP": "HTTPRoute", "GRPC": "GRPCRoute", "TLS": "TLSRoute", "TCP": "TCPRoute", "UDP": "UDPRoute"}
+
+
+def _of_gateways(feature: str) -> bool:
+    return feature.startswith("Gateway") and feature != "Gateway"
+
+
 # What edgemesh claims beyond the core of a profile, and features of gateways that some mesh tests ask for, which no profile counts.
 CLAIMED = {
     "MESH-HTTP": (
@@ -49,8 +55,10 @@ CLAIMED = {
         "MeshHTTPRouteRewritePath",
         "MeshHTTPRouteSchemeRedirect",
     ),
-    "GATEWAY-HTTP": tuple(one for one in FEATURES if one not in ("Gateway", "ReferenceGrant") and "GRPC" not in one),
-    "GATEWAY-GRPC": tuple(one for one in FEATURES if one.startswith(("GRPCRoute", "Gateway"))),
+    "GATEWAY-HTTP": tuple(one for one in FEATURES if one.startswith("HTTPRoute") or _of_gateways(one)),
+    "GATEWAY-GRPC": tuple(one for one in FEATURES if one.startswith("GRPCRoute") or _of_gateways(one)),
+    "GATEWAY-TLS": tuple(one for one in FEATURES if one.startswith("TLSRoute") or _of_gateways(one)),
+    "GATEWAY-TCP": tuple(one for one in FEATURES if one.startswith("TCPRoute") or _of_gateways(one)),
 }
 BESIDE = (
     "HTTPRoute303RedirectStatusCode",
