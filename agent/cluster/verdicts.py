@@ -50,7 +50,8 @@ class Verdict(Struct, frozen=True):
     message: str
     parents: tuple[Parent, ...] = ()  # of an HTTPRoute
     state: GatewayState | None = None  # of a Gateway, its class or its ListenerSet
-    generation: int = 0  # of the object that this is about, if it is of the Gateway API
+    uid: str = ""  # of the object that this is about: another one of its name has nothing said of it yet
+    generation: int = 0  # of that object, if its kind has a status
 
 
 class _Place(Struct, frozen=True):
@@ -105,13 +106,17 @@ def verdicts(
             found[place] = Verdict(False, "NotRead", f"it counts in namespace {namespace} only")
         else:
             found[place] = _judged([*its, *(roots if place.kind == _ROOTS else ())])
+        uid, generation = _about(raw)
+        if not _may_have_status(place):
+            generation = 0  # an Event is not told again because the object was edited
+        found[place] = structs.replace(found[place], uid=uid, generation=generation)
         if snapshot is not None and is_route(place.version, place.kind):
             wrong_with = "" if found[place].accepted else found[place].message
             said = parents(raw, snapshot, wrong_with)
-            found[place] = structs.replace(found[place], parents=said, generation=_generation(raw))
+            found[place] = structs.replace(found[place], parents=said)
         elif snapshot is not None and is_gateway(place.version, place.kind):
             state = state_of(place.kind, place.namespace, place.name, snapshot, lacking)
-            found[place] = structs.replace(found[place], state=state, generation=_generation(raw))
+            found[place] = structs.replace(found[place], state=state)
     return found
 
 
@@ -147,9 +152,24 @@ def _place(raw: RawObject, snapshot: Snapshot | None = None) -> _Place | None:
     return _Place(version, str(kind), namespace, name)
 
 
-def _generation(raw: RawObject) -> int:
-    found = raw.data["metadata"].get("generation")
-    return found if isinstance(found, int) else 0
+def _about(raw: RawObject) -> tuple[str, int]:
+    """Return the object's uid and generation, as far as they are known."""
+    metadata = raw.data["metadata"]
+    uid, generation = metadata.get("uid"), metadata.get("generation")
+    return uid if isinstance(uid, str) else "", generation if isinstance(generation, int) else 0
+
+
+def _may_have_status(place: _Place) -> bool:
+    return (
+        is_route(place.version, place.kind)
+        or is_gateway(place.version, place.kind)
+        or place.version.partition("/")[0].endswith(_STATUS)
+    )
+
+
+def _is_silent(verdict: Verdict) -> bool:
+    """Return whether there is nothing to tell in an Event."""
+    return (verdict.accepted, verdict.reason) == (True, "InForce")
 
 
 def _is_ours(raw: RawObject, snapshot: Snapshot) -> bool:
@@ -214,7 +234,7 @@ class VerdictWriter:
         for place, verdict in wanted.items():
             if self._said.get(place) == verdict:
                 continue
-            if self._has_no_status(place) and verdict == _judged(()):
+            if self._has_no_status(place) and _is_silent(verdict):
                 self._said[place] = verdict  # silence says that it is in force
                 continue
             await trio.sleep(EACH)
@@ -243,10 +263,7 @@ class VerdictWriter:
         return whole
 
     def _has_no_status(self, place: _Place) -> bool:
-        group = place.version.partition("/")[0]
-        if is_route(place.version, place.kind) or is_gateway(place.version, place.kind):
-            return False
-        return not group.endswith(_STATUS) or f"{place.version} {place.kind}" in self._statusless
+        return not _may_have_status(place) or f"{place.version} {place.kind}" in self._statusless
 
     async def _say(self, place: _Place, verdict: Verdict) -> bool:
         """Return whether it was said: an Event is not when there were many. Raise ApiError, ApiUnreachable, MsgspecError."""
@@ -264,7 +281,7 @@ class VerdictWriter:
                 if error.status != 404:
                     raise
             self._statusless.add(f"{place.version} {place.kind}")  # as others define it
-        if verdict == _judged(()):
+        if _is_silent(verdict):
             return True
         about = {
             "apiVersion": place.version,
@@ -307,7 +324,7 @@ class VerdictWriter:
             "status": said,
             "reason": verdict.reason,
             "message": verdict.message,
-            "observedGeneration": found.metadata.generation,
+            "observedGeneration": verdict.generation or found.metadata.generation,
         }
         if all(before.get(name) == value for name, value in made.items()):
             return

@@ -18,6 +18,8 @@ from policy.kinds.base import Lax, Metadata
 from policy.registry import Kind
 from policy.translate.gateway_parents import GROUP as GATEWAY_API
 
+INGRESS_GROUP = "networking.k8s.io"
+
 # Beginnings of the annotations that policy reads. Others may have 256 KiB on each object, and some change with each event.
 _READ = ("edgemesh.io/", "openservicemesh.io/", "kubernetes.io/config.mirror")
 
@@ -50,9 +52,9 @@ def decoder(kind: str, version: str, row: Kind | None) -> Decode:
     status = row is None or row.status is not None
     # Of a status that only some fields are read of, no other is kept: each word that we write there ourselves would be a change
     said_fields = [one.encode_name for one in structs.fields(row.status)] if row is not None and row.status else None
-    left_out = {"uid"} if kind != "Pod" else set()
-    if version.partition("/")[0] != GATEWAY_API:
-        left_out.add("generation")
+    # Whose state edgemesh writes: another object of the same name, and another edit of one, are told apart by these.
+    said_of = narrow is None or version.partition("/")[0] in (GATEWAY_API, INGRESS_GROUP)
+    left_out = set() if said_of else {"generation"} if kind == "Pod" else {"generation", "uid"}
     names = [name for name in _METADATA if name not in left_out]
 
     def decode(raw: bytes | msgspec.Raw) -> Kept:

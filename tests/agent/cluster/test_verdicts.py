@@ -232,6 +232,41 @@ async def test_what_is_gone_is_forgotten(api: Api, server: FakeServer, monkeypat
         await until(lambda: len(api.events) == 2)
 
 
+async def test_another_object_of_the_same_name_is_told_of_itself(
+    api: Api, server: FakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was deleted and made again between two looks."""
+    first, second = (one("IngressBackend", "front", OSM) for _ in range(2))
+    first.data["metadata"]["uid"], second.data["metadata"]["uid"] = "u-1", "u-2"
+    api.add(first)
+    policy = Policy(first)
+    async with writing(server, policy, monkeypatch) as writer:
+        await until(lambda: writer.writes == 1)
+        path = api.add(second)
+        policy.objects = [second]
+        policy.now()
+        await until(lambda: accepted(api, path).get("status") == "True")
+
+
+async def test_an_edit_that_changes_no_verdict_is_said_to_be_seen(
+    api: Api, server: FakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, after = (one("IngressBackend", "front", OSM) for _ in range(2))
+    before.data["metadata"]["generation"], after.data["metadata"]["generation"] = 3, 4
+    target = [one("TrafficTarget", "till", SMI) for _ in range(2)]
+    target[1].data["metadata"]["generation"] = 2
+    path = api.add(before)
+    api.add(target[0])
+    policy = Policy(before, target[0])
+    policy.now(problem(target[0]))
+    async with writing(server, policy, monkeypatch):
+        await until(lambda: accepted(api, path).get("observedGeneration") == 3)
+        policy.objects = [after, target[1]]
+        policy.now(problem(target[0]))
+        await until(lambda: accepted(api, path).get("observedGeneration") == 4)
+        assert len(api.events) == 1, "an Event tells of a fault once"
+
+
 async def test_a_refusal_is_told_and_tried_again(api: Api, server: FakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
     path = api.add(INGRESS)
     api.refuse = 403

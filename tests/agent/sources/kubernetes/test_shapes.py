@@ -87,7 +87,8 @@ def test_what_policy_decodes_is_the_same(kind: str) -> None:
 def test_an_unknown_field_of_a_strict_kind_is_left_for_policy_to_report() -> None:
     spec = {"sourcs": [], "rules": []}
     found = kept("TrafficTarget", {"metadata": META, "spec": spec, "status": {"conditions": []}, "more": 1})
-    assert found == {"apiVersion": "v1", "kind": "TrafficTarget", "metadata": KEPT, "spec": spec, "more": 1}
+    of_it = {**KEPT, "uid": "u-1"}
+    assert found == {"apiVersion": "v1", "kind": "TrafficTarget", "metadata": of_it, "spec": spec, "more": 1}
 
 
 def test_of_a_gateways_status_only_its_addresses_are_kept() -> None:
@@ -96,7 +97,7 @@ def test_of_a_gateways_status_only_its_addresses_are_kept() -> None:
     found = kept("Gateway", data, "gateway.networking.k8s.io/v1")
     assert found["status"] == {"addresses": said["addresses"]}
     assert found["metadata"]["generation"] == 3
-    assert "generation" not in kept("TrafficTarget", data, "access.smi-spec.io/v1alpha3")["metadata"]
+    assert kept("TrafficTarget", data, "access.smi-spec.io/v1alpha3")["metadata"]["generation"] == 3
 
 
 def test_items_of_lists_get_their_kind_and_lose_a_wrong_one() -> None:
