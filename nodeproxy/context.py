@@ -42,6 +42,10 @@ if TYPE_CHECKING:
     from nodeproxy.upstream.http1_pool import Pool
 
 
+# Owns the listeners of Gateways, and calls other nodes as this node: no workload of the mesh has an empty namespace.
+GATE = Workload("", "gateway", "")
+
+
 def no_resolvers(workload: Workload) -> Collection[str]:
     """Trust no resolver."""
     return ()

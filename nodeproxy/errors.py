@@ -206,6 +206,12 @@ FLAGS: dict[str, Flag] = {
         "edgemesh certs says why; edgemesh join enrols a node that is of no cluster",
         private=True,
     ),
+    "not-a-gateway": Flag(
+        403,
+        "a peer passes on a call from outside the mesh, and is no node at which that Gateway has a listener",
+        "edgemesh explain --from-outside says what the nodes make of it; docs/topics/gateways.md which node may",
+        private=True,
+    ),
     # between nodes: the request for a tunnel
     "not-connect": Flag(400, "the tunnel listener takes CONNECT only", "HBONE: CONNECT ADDRESS:PORT over HTTP/2"),
     "bad-authority": Flag(

@@ -16,6 +16,7 @@ from nodeproxy.errors import Refused
 from nodeproxy.h2.limits import Bounds
 from nodeproxy.limits import Limits
 from nodeproxy.telemetry.record import Record
+from policy.doors import Came
 from policy.match import Look
 from policy.model import Endpoint, Hop, Protocol, Request, Workload
 from policy.route import Filter, Retry, Rule, Timeouts
@@ -54,6 +55,7 @@ class Pick(Struct, frozen=True):
     upstream: ServiceBounds | None = None  # of the chosen Service: holds at this node, which is the caller's
     retry: Retry | None = None  # of the rule, or of the caller
     via: str = ""  # key of the Gateway by whose listener the caller came
+    came: Came | None = None  # with `hop`: that caller, of whom the other node is told
 
 
 class Unserved(Refused):
@@ -181,10 +183,10 @@ class PeerConnection(Interface):
 class PeerPool(Interface):
     """Connections to other nodes (mesh/pool.py), shared by the streams of one identity."""
 
-    async def get(self, workload: Workload, hop: Hop) -> PeerConnection:
+    async def get(self, workload: Workload, hop: Hop, came: Came | None = None) -> PeerConnection:
         """Return a connection for this workload's identity, with room for a stream that is opened soon.
 
-        Raise Refused.
+        `came`: a caller outside the mesh, for whom this node calls. Raise Refused.
         """
         ...
 
@@ -246,7 +248,7 @@ class PeerPool(Interface):
 class NoPeers:
     """PeerPool of a standalone node."""
 
-    async def get(self, workload: Workload, hop: Hop) -> PeerConnection:
+    async def get(self, workload: Workload, hop: Hop, came: Came | None = None) -> PeerConnection:
         raise Refused("no-certificate", f"{workload.identity}, to call {hop}")
 
     def existing(self, workload: Workload, hop: Hop) -> None:

@@ -37,5 +37,6 @@ explain.py       the same verdict in words; lacking.py: what the nearest rule la
 reachability.py  how a call reaches its destination, and which node refuses it on the way
 addresses.py     how addresses are written; addresses for Services that the cluster gave none
 doors.py         who comes in from outside the mesh: by address, Gateway or certificate
+entering.py      what is believed of another node that passes on a call from outside the mesh
 networks.py      which rule names the network that an address lies in
 """

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from msgspec import Struct
 
 from policy.match import Matcher
-from policy.model import PlainGrant, Request
+from policy.model import Identity, PlainGrant, Request
 from policy.networks import Networks
 
 
@@ -21,6 +21,10 @@ class Came(Struct, frozen=True):
     address: str
     gateway: str = ""  # key of the Gateway
     names: tuple[str, ...] = ()  # in its certificate, which the listener has checked
+    port: int = 0  # of the caller
+    identity: Identity | None = None  # of the mesh, that its certificate proves
+    issued_to: str = ""  # the node that this certificate names, "" for none
+    serial: str = ""
 
 
 class _Named(Struct, frozen=True):

@@ -65,6 +65,7 @@ class Listener(Struct, frozen=True):
     passes: bool = False  # protocol TLS: the bytes go to the server as they are
     clients: ClientCheck | None = None  # None: callers need no certificate
     hosts: tuple[VirtualHost, ...] = ()  # the closest hostname first
+    floats: bool = False  # an address of it is at whichever node has it (NodeConfig gateway.addresses)
 
     @property
     def key(self) -> str:
@@ -209,3 +210,30 @@ def fronts(listeners: Iterable[Listener]) -> dict[tuple[str, int], Front]:
         for address in listener.addresses or ("",):
             found.setdefault((address, listener.port), []).append(listener)
     return {place: Front(those) for place, those in found.items()}
+
+
+class Programmed(Struct, frozen=True):
+    """At which nodes a Gateway's listeners are, and what they may say of callers.
+
+    `everywhere`: at every node, or at whichever has an address that is no node's own. `asks`: a listener wants
+    certificates of callers, so that names in them are known.
+    """
+
+    everywhere: bool
+    addresses: frozenset[str]
+    asks: bool
+
+
+def programmed(listeners: Iterable[Listener]) -> dict[str, Programmed]:
+    """Return where the listeners of each Gateway are, by its key."""
+    found: dict[str, list[Listener]] = {}
+    for one in listeners:
+        found.setdefault(one.gateway, []).append(one)
+    return {
+        gateway: Programmed(
+            any(one.floats or not one.addresses for one in its),
+            frozenset(address for one in its for address in one.addresses),
+            any(one.clients is not None and not one.clients.optional for one in its),
+        )
+        for gateway, its in found.items()
+    }

@@ -16,7 +16,18 @@ from policy.authz import EGRESS, ISOLATED, NO_IDENTITY, PERMISSIVE, REVOKED, THR
 from policy.candidates import Candidates, Router, Ruled, Transport, candidates, port_of
 from policy.doors import Came, Doors
 from policy.egress import Egress
-from policy.gateway import NOBODY, Attachment, Front, Gateways, Listener, VirtualHost, fronts, host_of
+from policy.gateway import (
+    NOBODY,
+    Attachment,
+    Front,
+    Gateways,
+    Listener,
+    Programmed,
+    VirtualHost,
+    fronts,
+    host_of,
+    programmed,
+)
 from policy.inventory import Inventory
 from policy.match import Look
 from policy.model import (
@@ -265,6 +276,26 @@ class Snapshot(Inventory, frozen=True, dict=True):
     def _gateways(self) -> Mapping[str, str]:
         """Keys of Gateways, by key of what stands for a virtual host."""
         return {host.service.key: listener.gateway for listener in self.listeners for host in listener.hosts}
+
+    @cached_property
+    def programmed(self) -> Mapping[str, Programmed]:
+        """Where the listeners of each Gateway are, by its key."""
+        return programmed(self.listeners)
+
+    @cached_property
+    def node_names(self) -> frozenset[str]:
+        """The nodes that manifests name."""
+        return frozenset(self._nodes)
+
+    @cached_property
+    def spaces(self) -> frozenset[str]:
+        """The namespaces that have workloads of the mesh."""
+        return frozenset(one.namespace for one in self.workloads if one.enrolled)
+
+    def addresses_at(self, node: str) -> tuple[str, ...]:
+        """Return the addresses that manifests give to a node."""
+        found = self._nodes.get(node)
+        return () if found is None else found.addresses
 
     def gateway_of(self, service: str) -> str:
         """Return the key of the Gateway of a virtual host; "" for any other Service."""

@@ -9,6 +9,7 @@ client_hello.py   the first message of a TLS client: server name, protocols, ver
 trace_context.py  trace ids, read and written
 hbone.py          tunnel requests and responses (HBONE) as HTTP/2 fields
 proxy_protocol.py who calls, as a trusted proxy before this node says it (PROXY protocol)
+entering.py       who calls from outside the mesh, as the node of a Gateway tells another node
 forwarded.py      which x-forwarded fields of a caller outside the mesh are kept
 detect.py         whether the first bytes of a connection begin a protocol
 dns.py            DNS messages

@@ -1,9 +1,10 @@
 """Requests to a tunnel listener, and its responses (HBONE), as HTTP/2 fields (sans-IO).
 
 CONNECT ADDRESS:PORT opens a tunnel. Between two edgemesh nodes (ALPN edgemesh-h2) a request other than CONNECT names
-its server in x-edgemesh-destination instead. Of the other fields, `forwarded` names the caller (downstream/hbone.py
-decides whether to believe it) and `traceparent` gives the record its id. Everything else, in particular `baggage`, is
-accepted and ignored.
+its server in x-edgemesh-destination instead. The node of a Gateway says for which caller outside the mesh it asks
+(entering.py). Of the other fields, `forwarded` names the caller and `traceparent` gives the record its id. Whether a
+caller that is named is believed, downstream/hbone.py decides. Everything else, in particular `baggage`, is accepted and
+ignored.
 """
 
 from __future__ import annotations
@@ -14,11 +15,13 @@ import re
 
 from msgspec import Struct
 
-from nodeproxy.codec.http2 import DESTINATION, REASON, REQUEST
+from nodeproxy.codec.entering import entering_fields, read_entering
+from nodeproxy.codec.http2 import DESTINATION, ENTERING, REASON, REQUEST
 from nodeproxy.codec.local_reply import said
 from nodeproxy.codec.message import Fields
 from nodeproxy.codec.trace_context import refusal_id, trace_id, traceparent
 from nodeproxy.errors import Refused
+from policy.doors import Came
 from policy.model import Endpoint, Hop, Workload
 
 OPENED: Fields = [(b":status", b"200")]
@@ -35,6 +38,7 @@ _STATUS = {
     "denied": 401,
     "no-identity": 401,
     "peer-revoked": 401,
+    "not-a-gateway": 401,
 }
 _SHOWN = 100  # characters of a peer's text that are quoted
 
@@ -48,6 +52,7 @@ class Asked(Struct, frozen=True):
     h2: bool = False  # for a request: its caller speaks HTTP/2, so a server of undeclared protocol gets HTTP/2 too
     caller: tuple[str, int] | None = None  # address and port of the caller, as the peer states them
     trace: str = ""  # the caller's trace id
+    came: Came | None = None  # the caller outside the mesh for whom a gateway's node asks, as it tells
 
 
 def read(fields: Fields, native: bool) -> Asked:
@@ -64,7 +69,8 @@ def read(fields: Fields, native: bool) -> Asked:
     else:
         raise Refused("not-connect", ascii(first.get(b":method", b"").decode("latin-1"))[:_SHOWN])
     address, port = read_authority(aimed.decode("latin-1"))
-    return Asked(connect, address, port, mode == "h2", _caller(first, connect), trace_id(fields))
+    came = read_entering(fields) if ENTERING in first else None
+    return Asked(connect, address, port, mode == "h2", _caller(first, connect), trace_id(fields), came)
 
 
 def read_authority(text: str) -> tuple[str, int]:
@@ -102,8 +108,12 @@ def _caller(first: dict[bytes, bytes], connect: bool) -> tuple[str, int] | None:
     return (address, 0) if address else None
 
 
-def connect_fields(endpoint: Endpoint, caller: tuple[str, int], trace: str, span: bytes) -> Fields:
+def connect_fields(
+    endpoint: Endpoint, caller: tuple[str, int], trace: str, span: bytes, came: Came | None = None
+) -> Fields:
     """Return the fields of CONNECT, as ztunnel sends it. `span`: 8 random bytes, sent with `trace`.
+
+    `came`: a caller outside the mesh, who is told of to an edgemesh node.
 
     `trace` "": neither is sent, because ids do not compress on a link that is billed by the byte.
     """
@@ -112,7 +122,7 @@ def connect_fields(endpoint: Endpoint, caller: tuple[str, int], trace: str, span
     fields: Fields = [(b":method", b"CONNECT"), (b":authority", str(endpoint).encode()), (b"forwarded", shown.encode())]
     if trace:
         fields.append((b"traceparent", traceparent(trace, span)))
-    return fields
+    return fields + entering_fields(came)
 
 
 def refusal_fields(refused: Refused, request_id: str) -> Fields:

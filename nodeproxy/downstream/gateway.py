@@ -27,7 +27,7 @@ from functools import partial
 import trio
 
 from nodeproxy.codec.client_hello import MOST, Hello, read_hello
-from nodeproxy.context import Conn, Context, Edge
+from nodeproxy.context import GATE, Conn, Context, Edge
 from nodeproxy.downstream.accept import accept_forever
 from nodeproxy.downstream.proxied import hear_proxy
 from nodeproxy.errors import Refused
@@ -40,13 +40,10 @@ from nodeproxy.tls.gateway import ALPN, Chosen, accept_client
 from nodeproxy.tls.stream import TlsStream
 from nodeproxy.tls.unauthenticated import source
 from policy.gateway import ClientCheck, Listener
-from policy.model import Workload
 from policy.snapshot import Snapshot
 
 log = logging.getLogger("edgemesh.gateway")
 
-# Stands for the owner of the listeners: no workload of the mesh has an empty namespace.
-GATE = Workload("", "gateway", "")
 AGAIN = 5.0  # seconds until a socket that could not be opened is tried again
 _SHARE = 4  # one source has at most this part of the connections of one socket
 _WILD = ("0.0.0.0", "::")

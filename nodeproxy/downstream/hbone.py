@@ -3,8 +3,8 @@
 Theory of operation. There are two kinds of listener. Each workload has one, which presents the workload's own
 certificate and leads only to that workload. A node with configured addresses has one for all of its workloads, with the
 node's certificate. A peer proves an identity by certificate. Until then it is one of the few unauthenticated
-connections. A peer whose identity is revoked, or is no workload's, is refused before it can request anything. The task
-that accept.py made owns the connection (`_serve`): TLS first, then HTTP/2, with a task for every stream in the nursery
+connections. A peer that is revoked, or neither a workload nor a node at which a Gateway has a listener, is refused
+before it can request anything. The task that accept.py made owns the connection (`_serve`): TLS first, then HTTP/2, with a task for every stream in the nursery
 there.
 
 Behind the listener a stream is a connection of its own: a Conn with the proved identity, its own record, and a scope
@@ -18,6 +18,11 @@ plain text:
     CONNECT, opaque bytes may pass  the server is dialled, then 200 and the relay: so 503 means that no server answers
     CONNECT, nothing declared,      200, then detection: the first bytes show whether it is HTTP
       and only HTTP may pass
+
+Calls from outside the mesh. The node at which one came in by a listener passes it on with the node's own certificate,
+and says on each stream who calls and by which Gateway. A node calls in no other way, and nobody else may say such a
+thing: a stream of a workload that does is refused. Whether the node may speak for that Gateway, and whether its caller
+may come in, is asked of the snapshot as for a listener of this node (policy/entering.py, routing/gateway.py `Arrived`).
 
 Where the bytes come from. The identity is the certificate's, whatever headers say. The address that servers see is the
 caller's own: that of the connection, if the workload itself dialled; at the node's listener the one in `forwarded`, if
@@ -49,10 +54,13 @@ from nodeproxy.protocols.lifetime import Life, note_refusal
 from nodeproxy.protocols.serve import serve
 from nodeproxy.protocols.table import OPAQUE, handler
 from nodeproxy.protocols.tcp import open_upstream, serve_tcp
+from nodeproxy.routing.gateway import Arrived
 from nodeproxy.routing.route import Inward, denied
 from nodeproxy.stream import Peeked, abort, close_now, plain_socket
 from nodeproxy.telemetry.record import Record, Report, new_id
 from nodeproxy.tls.credentials import AnySecured, Credentials, Trust
+from nodeproxy.tls.spiffe import read_spiffe
+from policy.entering import distrusts
 from policy.model import Identity, Workload
 from policy.snapshot import Snapshot
 
@@ -89,14 +97,15 @@ async def _serve(conn: Conn, workload: Workload | None, credentials: Credentials
     peer = secured.peer
     assert peer is not None
     record.tls_peer, record.tls_version, record.tls_cipher = peer.spiffe, peer.version, peer.cipher
-    if peer.identity is None:
-        raise Refused("peer-no-identity", f"{peer.spiffe} is no workload's, and opens no tunnels")
+    crowd = peer.identity is None
+    if crowd and (why := _no_gateway(context.snapshot, peer.spiffe)):
+        raise Refused("peer-no-identity", f"{peer.spiffe} is no workload's, and opens no tunnels: {why}")
     if why := context.snapshot.refuses(peer.identity, peer.node, peer.serial):
         raise Refused("peer-revoked", why)
     if not conn.gate.enter():
         raise Refused("too-many-connections", f"{context.limits.connections} are open")
     try:
-        gate = context.guests.of((peer.spiffe, peer.node))
+        gate = context.guests.of((peer.spiffe, peer.node), crowd)
         if not gate.enter():
             raise Refused("too-many-connections", f"{gate.full} of this peer are open")
         try:
@@ -123,15 +132,15 @@ async def _welcome(
     """Serve the rest of a connection whose peer is known."""
     context, record, peer = conn.context, conn.report.record, secured.peer
     assert peer is not None
-    assert peer.identity is not None
     conn.identity = peer.identity
-    conn.source = record.source = _caller_at(context.snapshot, conn.peer[0], peer.identity)
+    if peer.identity is not None:
+        conn.source = record.source = _caller_at(context.snapshot, conn.peer[0], peer.identity)
 
     # What does the peer request? Each stream has its task, which ends with the connection.
     bounds = context.h2_bounds
     accepted = AcceptedPeer(
         secured,
-        bounds if workload else bounds.shared(),
+        bounds.of_crowd() if peer.identity is None else bounds if workload else bounds.shared(),
         f"{peer.spiffe} at {conn.peer[0]}",
         made_of,
         transport,
@@ -182,8 +191,8 @@ async def _own(conn: Conn, workload: Workload | None, accepted: AcceptedPeer, ch
 
     with Life(branch, ended) as life, branch.scope:
         try:
-            asked = _admit(branch, workload, accepted, channel)
-            branch.route = route = Inward(branch)
+            asked, route = _admit(branch, workload, accepted, channel)
+            branch.route = route
             if asked.connect:
                 await _carry(branch, route, channel)
             else:
@@ -213,18 +222,23 @@ def _branch(conn: Conn, channel: Channel) -> Conn:
     return branch
 
 
-def _admit(branch: Conn, door: Workload | None, accepted: AcceptedPeer, channel: Channel) -> hbone.Asked:
+def _admit(
+    branch: Conn, door: Workload | None, accepted: AcceptedPeer, channel: Channel
+) -> tuple[hbone.Asked, Inward | Arrived]:
     """Decide whether this stream may continue, as far as its head allows, and write its destination into `branch`.
 
-    Raise Refused.
+    Return what it asks for, and what decides on it from here on. Raise Refused.
     """
     context, record = branch.context, branch.report.record
     snapshot = context.snapshot
     identity = branch.identity
-    assert identity is not None
 
-    # What is requested
+    # What is requested, and may this peer ask it for somebody outside the mesh?
     asked = hbone.read(channel.fields, accepted.native)
+    if asked.came is not None and identity is not None:
+        raise Refused("not-a-gateway", f"{accepted.peer.spiffe} is a workload, and calls for nobody but itself")
+    if asked.came is None and identity is None:
+        raise Refused("peer-no-identity", f"{accepted.peer.spiffe} names nobody outside the mesh for whom it calls")
     address, port = asked.address, asked.port
     dialled = f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
 
@@ -246,7 +260,17 @@ def _admit(branch: Conn, door: Workload | None, accepted: AcceptedPeer, channel:
     if 2 * len(context.conns) + len(context.pool) >= context.descriptors * 3 // 4:
         raise Refused("too-many-connections", "descriptors run short")
 
+    if asked.came is not None:
+        branch.peer = asked.came.address, asked.came.port
+        record.source_address = asked.came.address
+        arrived = Arrived(branch, asked.came, accepted.peer.node)
+        if asked.connect:
+            declared = snapshot.destination(address, port).protocol
+            arrived.check(not declared or handler(declared).requests)
+        return asked, arrived
+
     # On whose behalf: at a workload's own listener the caller is the peer that dialled.
+    assert identity is not None
     if door is None and asked.caller is not None:
         source = _caller_at(snapshot, asked.caller[0], identity)
         if source is not None:
@@ -259,17 +283,23 @@ def _admit(branch: Conn, door: Workload | None, accepted: AcceptedPeer, channel:
     protocol = snapshot.destination(address, port).protocol
     if not verdict.allowed and (verdict.reason != "http-only" or (protocol and not handler(protocol).requests)):
         raise denied(verdict, workload)
-    return asked
+    return asked, Inward(branch)
 
 
-async def _carry(branch: Conn, route: Inward, channel: Channel) -> None:
+def _no_gateway(snapshot: Snapshot, spiffe: str) -> str:
+    """Return why a peer that is no workload passes on no calls from outside the mesh; "" if it may."""
+    named = read_spiffe(spiffe)
+    return distrusts(snapshot, named.node) if named is not None and named.node else "it is no node"
+
+
+async def _carry(branch: Conn, route: Inward | Arrived, channel: Channel) -> None:
     """Serve a tunnel: send 200 once there is a server at its other end, then relay or detect what it carries.
 
     Raise Refused.
     """
     context = branch.context
     protocol = context.snapshot.destination(*branch.dialled).protocol
-    opaque = context.snapshot.authorize(branch.identity, branch.workload, branch.dialled[1]).allowed
+    opaque = route.opaque()
     if not opaque or handler(protocol).requests:
         await channel.send_head(hbone.OPENED)
         await serve(branch, route, protocol)

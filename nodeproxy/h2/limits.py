@@ -9,6 +9,10 @@ from msgspec import Struct
 FIRST_WINDOW = 65535  # RFC 9113 section 6.9.2: initial window of each stream and connection
 
 
+_CROWD = 20
+_WASTED = ("reset_burst", "reset_rate", "owner_reset_burst", "owner_reset_rate")
+
+
 class Code(IntEnum):
     """Error codes of RFC 9113 section 7."""
 
@@ -63,6 +67,15 @@ class Bounds(Struct, frozen=True):
             raise ValueError(
                 f"a window below {FIRST_WINDOW} bytes cannot be told to the peer in time (RFC 9113 section 6.9.2)"
             )
+
+    def of_crowd(self) -> Bounds:
+        """Return the bounds of a connection on which a node passes on calls of many from outside the mesh.
+
+        Each of them may leave before it is answered. Their own node serves them first, and bounds what they cost.
+        """
+        shared = self.shared()
+        more = {name: getattr(self, name) * _CROWD for name in _WASTED}
+        return Bounds(**{**{name: getattr(shared, name) for name in self.__struct_fields__}, **more})
 
     def shared(self) -> Bounds:
         """Return the same bounds for a connection that several workloads share: unread streams stall no others."""

@@ -28,13 +28,14 @@ class Guests:
     def __repr__(self) -> str:
         return f"<Guests {len(self._gates)} peers>"
 
-    def of(self, who: Who) -> Gate:
-        """Return the counter of connections and streams of this peer."""
+    def of(self, who: Who, crowd: bool = False) -> Gate:
+        """Return the counter of connections and streams of this peer. `crowd`: many from outside the mesh come with it."""
         gate = self._gates.get(who)
         if gate is None:
             self._forget()
             full = min(CONNECTIONS, self._limits.connections)
-            gate = self._gates[who] = Gate(full, of_all(self._limits.streams, self._bounds, trio.current_time()))
+            bounds = self._bounds.of_crowd() if crowd else self._bounds
+            gate = self._gates[who] = Gate(full, of_all(self._limits.streams, bounds, trio.current_time()))
         return gate
 
     def limit(self, limits: Limits) -> None:

@@ -9,7 +9,7 @@ import socket
 import trio
 
 from nodeproxy.backoff import Backoff
-from nodeproxy.context import Context
+from nodeproxy.context import GATE, Context
 from nodeproxy.errors import Refused
 from nodeproxy.mesh.connection import Link
 from policy.model import Hop, Workload
@@ -90,7 +90,8 @@ async def connect(context: Context, workload: Workload, hop: Hop) -> trio.Socket
     """
     family = socket.AF_INET6 if ":" in hop.address else socket.AF_INET
     try:
-        raw = context.sockets.from_node(family) if hop.node else context.sockets.outwards(workload, family)
+        ours = hop.node or workload.key == GATE.key
+        raw = context.sockets.from_node(family) if ours else context.sockets.outwards(workload, family)
     except OSError as error:
         raise Refused("node-unreachable", f"no socket: {error.strerror or error}") from error
     if not context.spares(raw.fileno()):

@@ -1,7 +1,9 @@
 """Connections to other nodes: shared by the streams of one identity, dialled when needed, kept while they are alive.
 
 Theory of operation. A `HostPool` belongs to one of our identities and one place to reach with it. The peer judges
-streams by the certificate of their connection, so two identities never share a connection. The first caller that finds
+streams by the certificate of their connection, so two identities never share a connection. For callers outside the mesh
+this node itself calls, with its own certificate (`GATE`): these share connections, but only with a part of all others,
+so that one of them cannot take every stream to a node. The first caller that finds
 no connection with room starts an attempt. Callers that come meanwhile wait for the same attempt and share its outcome.
 An attempt runs in the nursery of `run`, not in a caller's task, because the connection outlives that task: one task
 dials, and then carries the connection to its end (`_live`).
@@ -25,7 +27,7 @@ from typing import Any
 import trio
 
 from nodeproxy.codec.hbone import check_answer, connect_fields
-from nodeproxy.context import Context
+from nodeproxy.context import GATE, Context
 from nodeproxy.errors import Refused
 from nodeproxy.h2.connection import Channel, Connection
 from nodeproxy.h2.transport import Transport
@@ -39,6 +41,8 @@ from nodeproxy.stream import Peeked, abort, close_now
 from nodeproxy.telemetry.record import Record, new_id
 from nodeproxy.tls.credentials import AnySecured, Credentials, Trust
 from nodeproxy.tls.spiffe import read_spiffe
+from nodeproxy.tls.unauthenticated import source
+from policy.doors import Came
 from policy.model import Hop, Identity, Workload
 
 log = logging.getLogger("edgemesh.peers")
@@ -62,8 +66,11 @@ _FORGOTTEN = 60.0  # seconds after which a failed host is forgotten
 # Seconds: the other node tries its server as long as we wait, and its answer says more than our timeout.
 _GRACE = 1.0
 
-# The caller, the destination, and the caller's workload where the connection is made in its namespace.
-Key = tuple[Identity, Hop, str]
+_PARTS = 4  # into which callers outside the mesh are divided by their source
+
+# The caller (None: this node, for callers outside the mesh), the destination, and the caller's workload where the
+# connection is made in its namespace, or the part of the callers outside.
+Key = tuple[Identity | None, Hop, str]
 
 
 class Peers:
@@ -110,16 +117,16 @@ class Peers:
 
     # interfaces.PeerPool
 
-    async def get(self, workload: Workload, hop: Hop) -> PeerConnection:
-        return await self._with_room(workload, hop)
+    async def get(self, workload: Workload, hop: Hop, came: Came | None = None) -> PeerConnection:
+        return await self._with_room(workload, hop, came)
 
     def existing(self, workload: Workload, hop: Hop) -> PeerConnection | None:
         now = self.context.snapshot.workload(workload.key) or workload
-        host = self._hosts.get((now.identity, hop, "" if hop.node else now.key))
+        host = self._hosts.get(_key(now, hop))
         if host is None:
             return None
         try:
-            made_of = self._ready(now.identity, hop)
+            made_of = self._ready(_identity(now), hop)
         except Refused:
             return None
         return next((link for link in host.links if link.made_of == made_of and link.room()), None)
@@ -131,14 +138,16 @@ class Peers:
         trace = ""
         if not self._metered(hop.node, hop.metered):
             trace = record.id = record.id or new_id()
-        fields = connect_fields(pick.endpoint, source, trace, os.urandom(8) if trace else b"")
+        fields = connect_fields(pick.endpoint, source, trace, os.urandom(8) if trace else b"", pick.came)
         with trio.move_on_after(limits.connect_timeout + _GRACE) as scope:
             for last in (False, True):
                 # dialling has deadlines of its own
                 scope.deadline = math.inf
-                link = await self._with_room(workload, hop)
+                link = await self._with_room(workload, hop, pick.came)
                 scope.deadline = trio.current_time() + limits.connect_timeout + _GRACE
                 note_peer(record, link)
+                if pick.came is not None and not link.native:
+                    raise Refused("no-identity", f"{hop} is no edgemesh node, and lets in nobody from outside the mesh")
                 channel = None
                 opened = False
                 try:
@@ -216,14 +225,14 @@ class Peers:
 
     # finding a connection
 
-    async def _with_room(self, workload: Workload, hop: Hop) -> Link:
+    async def _with_room(self, workload: Workload, hop: Hop, came: Came | None = None) -> Link:
         """Return a connection; the room is reserved for the caller, which opens a stream soon."""
         context = self.context
         workload = context.snapshot.workload(workload.key) or workload
-        key: Key = (workload.identity, hop, "" if hop.node else workload.key)
+        key = _key(workload, hop, came)
         waited_until = trio.current_time() + context.limits.connect_timeout
         while True:
-            made_of = self._ready(workload.identity, hop)
+            made_of = self._ready(key[0], hop)
             host = self._hosts.get(key)
             if host is None:
                 host = self._hosts[key] = HostPool()
@@ -256,12 +265,16 @@ class Peers:
                 if host.came_to_nothing():  # without back-off this would loop for ever
                     host.failed(Refused("peer-lost", "it ended the connection as soon as it began"), self._random)
 
-    def _ready(self, identity: Identity, hop: Hop) -> tuple[Credentials, Trust]:
+    def _credentials(self, identity: Identity | None) -> Credentials | None:
+        identities = self.context.identities
+        return identities.node() if identity is None else identities.of(identity)
+
+    def _ready(self, identity: Identity | None, hop: Hop) -> tuple[Credentials, Trust]:
         """Return the credentials and roots for a new connection. Raise Refused where none may be made."""
         context = self.context
-        trust, credentials = context.identities.trust(), context.identities.of(identity)
+        trust, credentials = context.identities.trust(), self._credentials(identity)
         if trust is None or credentials is None:
-            raise Refused("no-certificate", f"{identity}, to call {hop}")
+            raise Refused("no-certificate", f"{identity or 'this node'}, to call {hop}")
         named = read_spiffe(hop.spiffe)
         why = context.snapshot.refuses(named.identity if named else None, hop.node)
         if why:
@@ -299,7 +312,8 @@ class Peers:
                     raise Refused("peer-revoked", why)
                 timeout = Refused("peer-lost", f"no SETTINGS in {limits.connect_timeout:g} s")
                 bounds = self.context.h2_bounds
-                link = Link(secured, True, bounds.shared() if hop.node else bounds, str(hop), made_of, met, transport)
+                shared = hop.node or workload.key == GATE.key
+                link = Link(secured, True, bounds.shared() if shared else bounds, str(hop), made_of, met, transport)
                 self._carried[link] = self._metered(hop.node, hop.metered)
                 await link.run()
             if trying.cancelled_caught:
@@ -388,7 +402,7 @@ class Peers:
             if link.made_of[1] != trust:
                 link.drain()
         for (identity, _, _), host in self._hosts.items():
-            credentials = identities.of(identity)
+            credentials = self._credentials(identity)
             for link in host.links:
                 if credentials is not None and link.made_of[0] != credentials:
                     link.drain()
@@ -427,3 +441,14 @@ class Peers:
         """Return whether the link to that node is metered at either end."""
         snapshot = self.context.snapshot
         return metered or any(one.metered and one.name in (snapshot.node, node) for one in snapshot.nodes)
+
+
+def _identity(workload: Workload) -> Identity | None:
+    return None if workload.key == GATE.key else workload.identity
+
+
+def _key(workload: Workload, hop: Hop, came: Came | None = None) -> Key:
+    identity = _identity(workload)
+    if identity is None:
+        return None, hop, f"part {hash(source(came.address)) % _PARTS}" if came is not None else ""
+    return identity, hop, "" if hop.node else workload.key

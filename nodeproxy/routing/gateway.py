@@ -1,8 +1,9 @@
 """Where the calls of somebody outside the mesh go that come in by a listener of a Gateway.
 
 The listener's address, its port and the Host field choose the virtual hosts; the first rule of theirs that fits decides.
-A connection that nothing looks into is a stream: the listener and the
-server name of its TLS choose the one rule. The caller has no identity: a server of the mesh has to admit its address (snapshot.py, `lets_in`).
+A connection that nothing looks into is a stream: the listener and the server name of its TLS choose the one rule. A
+server of the mesh has to admit the caller (snapshot.py, `lets_in`). One on another node is called with this node's own
+certificate, and that node is told who calls: there the call is `Arrived`, and is judged once more (policy/entering.py).
 """
 
 from __future__ import annotations
@@ -14,9 +15,12 @@ from msgspec import structs
 from nodeproxy.context import Conn
 from nodeproxy.errors import Refused
 from nodeproxy.interfaces import Pick, Ruled, Spread
-from nodeproxy.routing.route import Outward, denied, own_service, refuse_evasion
+from nodeproxy.routing.route import Inward, Outward, denied, own_service, refuse_evasion
+from nodeproxy.tls.gateway import Client
 from policy.authz import REVOKED
 from policy.candidates import Taker
+from policy.doors import Came
+from policy.entering import distrusts, judge, may_be_http
 from policy.gateway import Listener, VirtualHost
 from policy.inventory import Destination
 from policy.model import Endpoint, Request, Service, Verdict, Workload
@@ -33,23 +37,25 @@ class Entering(Outward):
         context, snapshot = conn.context, conn.context.snapshot
         service = self._service(snapshot, request)
         destination = Destination("service", service, service.ports[0])
-        endpoint, taker = self._here(snapshot, destination, request, tried, backend)
+        endpoint, taker = self._balanced(snapshot, destination, request, tried, backend)
         self._refuse_ourselves(endpoint)
         workload = snapshot.workload(endpoint.workload)
         via = self._via(snapshot, service)
+        local = workload is not None and workload.key in context.captured
+        hop = None if local or workload is None or not workload.enrolled else self._hop(snapshot, workload, endpoint)
+        if hop is not None and (why := distrusts(snapshot, snapshot.node, via)):
+            raise Refused("not-a-gateway", f"{hop} would not believe this node: {why}", workload)
         verdict = self._verdict(snapshot, endpoint, request, via)
         if not verdict.allowed:
             raise denied(verdict, workload)
-        local = workload is not None and workload.key in context.captured
         own = taker.backend.key if taker.backend.filters else ""
-        rule = verdict.rule
         return Pick(
             endpoint,
             workload,
             taker.backend.service,
-            rule,
+            verdict.rule,
             local,
-            None,
+            hop,
             taker.port.protocol,
             taker.filters,
             taker.timeouts,
@@ -57,10 +63,11 @@ class Entering(Outward):
             bounds=snapshot.bounds(endpoint) if local else (),
             upstream=taker.service.upstream,
             via=via,
+            came=None if hop is None else self._came(via),
             retry=taker.retry,
         )
 
-    def _here(
+    def _balanced(
         self,
         snapshot: Snapshot,
         destination: Destination,
@@ -68,12 +75,13 @@ class Entering(Outward):
         tried: Collection[Endpoint],
         backend: str,
     ) -> tuple[Endpoint, Taker]:
-        """Return the endpoint whose turn it is, or another of that backend if it is in the mesh on another node.
+        """Return the endpoint whose turn it is. While this node has no certificate, pass over those of other nodes.
 
-        A tunnel there carries an identity, and a caller from outside has none. Raise Refused.
+        Raise Refused.
         """
         tried = list(tried)
         far: Refused | None = None
+        identities = self._conn.context.identities
         while True:
             try:
                 endpoint, taker = self._balance(snapshot, destination, request, tried, backend)
@@ -83,11 +91,26 @@ class Entering(Outward):
                 ) from None
             workload = snapshot.workload(endpoint.workload)
             local = workload is not None and workload.key in self._conn.context.captured
-            if local or workload is None or not self.crosses(workload, endpoint):
+            joined = identities.trust() is not None and identities.node() is not None
+            if joined or local or workload is None or not self.crosses(workload, endpoint):
                 return endpoint, taker
-            why = f"{workload.key} is on node {workload.node}: a gateway reaches servers of the mesh on its own node"
-            far, backend = Refused("no-identity", why, workload), taker.backend.key
+            why = f"{workload.key} is on node {workload.node}, and this node has no certificate of a mesh to call there"
+            far, backend = Refused("no-certificate", why, workload), taker.backend.key
             tried.append(endpoint)
+
+    def _came(self, via: str) -> Came:
+        """Return the caller as another node is told of it."""
+        conn = self._conn
+        client = self._client()
+        if client is None:
+            return Came(conn.peer[0], via, port=conn.peer[1])
+        return Came(conn.peer[0], via, client.names, conn.peer[1], client.identity, client.node, client.serial)
+
+    def _client(self) -> Client | None:
+        """Return what the caller's certificate proves now."""
+        conn = self._conn
+        client = conn.edge.client if conn.edge is not None else None
+        return None if client is None or client.ended(conn.context.identities.now()) else client
 
     def _service(self, snapshot: Snapshot, request: Request | None) -> Service:
         """Return what stands for the virtual host whose rule fits. Raise Refused("no-route")."""
@@ -126,15 +149,16 @@ class Entering(Outward):
             raise Refused("own-port", str(endpoint))
 
     def _verdict(self, snapshot: Snapshot, endpoint: Endpoint, request: Request | None, via: str) -> Verdict:
-        conn, workload = self._conn, snapshot.workload(endpoint.workload)
-        client = conn.edge.client if conn.edge is not None else None
-        if client is None:
-            return snapshot.lets_in(conn.peer[0], workload, endpoint.port, request, via)
-        if client.ended(conn.context.identities.now()):
-            return snapshot.lets_in(conn.peer[0], workload, endpoint.port, request, via)
-        if client.identity is not None and snapshot.refuses(client.identity, client.node, client.serial):
+        workload, came = snapshot.workload(endpoint.workload), self._came(via)
+        if (
+            workload is not None
+            and workload.key not in self._conn.context.captured
+            and self.crosses(workload, endpoint)
+        ):
+            return judge(snapshot, came, workload, endpoint.port, request)
+        if came.identity is not None and snapshot.refuses(came.identity, came.issued_to, came.serial):
             return REVOKED
-        return snapshot.lets_in(conn.peer[0], workload, endpoint.port, request, via, client.names, client.identity)
+        return snapshot.lets_in(came.address, workload, endpoint.port, request, via, came.names, came.identity)
 
     def spread(self) -> Spread | None:
         return None
@@ -235,3 +259,63 @@ class EnteringBeside(Entering):
 
     def misdirected(self, host: str) -> bool:
         return False  # Host is that of the caller's own call
+
+
+class Arrived(Inward):
+    """A caller outside the mesh calls a local workload, by a listener of another node."""
+
+    def __init__(self, conn: Conn, came: Came, node: str) -> None:
+        """`came`: as `node` tells of the caller. `node` has proved only that it is a node."""
+        super().__init__(conn)
+        self._came = came
+        self._node = node
+
+    def pick(self, request: Request | None, tried: Collection[Endpoint] = (), backend: str = "") -> Pick:
+        conn = self._conn
+        snapshot = conn.context.snapshot
+        workload = snapshot.workload(conn.workload.key) or conn.workload
+        refused, rule = self._decide(snapshot, workload, request)
+        if refused is not None:
+            raise refused
+        if self.endpoint in tried:
+            raise Refused("connect-failed", str(self.endpoint))
+        protocol = snapshot.destination(*conn.dialled).protocol
+        bounds = snapshot.bounds(self.endpoint)
+        return Pick(self.endpoint, workload, "", rule, True, None, protocol, bounds=bounds, via=self._came.gateway)
+
+    def check(self, requests: bool) -> None:
+        """Raise Refused where nothing of this caller may come in. `requests`: HTTP may be spoken at the port."""
+        snapshot, whom = self._conn.context.snapshot, self._conn.workload
+        refused, _ = self._decide(snapshot, whom, None)
+        if refused is None or (
+            refused.flag != "not-a-gateway"
+            and requests
+            and may_be_http(snapshot, self._came, whom, self._conn.dialled[1])
+        ):
+            return
+        raise refused
+
+    def opaque(self) -> bool:
+        return self._decide(self._conn.context.snapshot, self._conn.workload, None)[0] is None
+
+    def _decide(self, snapshot: Snapshot, workload: Workload, request: Request | None) -> tuple[Refused | None, str]:
+        """Return the refusal, or the rule that admits it."""
+        if why := distrusts(snapshot, self._node, self._came.gateway):
+            return Refused("not-a-gateway", why, workload), ""
+        verdict = judge(snapshot, self._came, workload, self._conn.dialled[1], request)
+        return (None, verdict.rule) if verdict.allowed else (denied(verdict, workload), "")
+
+    def spread(self) -> Spread | None:
+        return None  # streams of one connection are of many callers
+
+    def refuses(self, endpoint: Endpoint, request: Request, via: str = "") -> Refused | None:
+        snapshot = self._conn.context.snapshot
+        return self._decide(snapshot, snapshot.workload(self._conn.workload.key) or self._conn.workload, request)[0]
+
+    def still_allows(self, pick: Pick, request: Request | None) -> bool:
+        snapshot = self._conn.context.snapshot
+        workload = snapshot.workload(self._conn.workload.key)
+        return workload is not None and self._decide(snapshot, workload, request)[0] is None
+
+    def misdirected(self, host: str) -> bool:
+        return False  # Host is what the Gateway's listener was asked for

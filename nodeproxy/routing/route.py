@@ -360,6 +360,11 @@ class Inward:
             bounds=snapshot.bounds(self.endpoint),
         )
 
+    def opaque(self) -> bool:
+        """Return whether this caller may send any bytes."""
+        conn = self._conn
+        return conn.context.snapshot.authorize(conn.identity, conn.workload, conn.dialled[1]).allowed
+
     def _verdict(self, snapshot: Snapshot, workload: Workload, port: int, request: Request | None) -> Verdict:
         conn = self._conn
         if snapshot.isolated and conn.identity is not None:

@@ -6,6 +6,7 @@ another namespace needs a ReferenceGrant there. Within a host, routes of several
 
 from __future__ import annotations
 
+import ipaddress
 import itertools
 from collections.abc import Iterable
 from typing import Any
@@ -95,7 +96,8 @@ def translate(resources: Input, draft: Draft) -> None:
             VirtualHost(host, _service(asked, host, titles[asked.key, host], behind[asked.key][host]))
             for host in sorted(behind.get(asked.key, {}), key=order)
         )
-        draft.listeners.append(_listener(asked, hosts, given[asked.gateway.key], resources))
+        at = given[asked.gateway.key]
+        draft.listeners.append(_listener(asked, hosts, at, resources, _floats(at, draft)))
     states = [
         *(_of_class(one, draft) for one in resources.once(classes).values()),
         *(_of_gateway(one, found, given[one.key], resources, draft) for one in found.gateways),
@@ -144,7 +146,9 @@ def _lack(backend: Backend, draft: Draft) -> Condition | None:
     return None
 
 
-def _listener(asked: Asked, hosts: tuple[VirtualHost, ...], given: tuple[str, ...], resources: Input) -> Listener:
+def _listener(
+    asked: Asked, hosts: tuple[VirtualHost, ...], given: tuple[str, ...], resources: Input, floats: bool
+) -> Listener:
     said = asked.said
     passes = said.tls is not None and said.tls.mode == "Passthrough"
     return Listener(
@@ -159,7 +163,14 @@ def _listener(asked: Asked, hosts: tuple[VirtualHost, ...], given: tuple[str, ..
         passes,
         _clients(asked, resources) if said.protocol in ("HTTPS", "TLS") and not passes else None,
         hosts,
+        floats,
     )
+
+
+def _floats(given: tuple[str, ...], draft: Draft) -> bool:
+    """Return whether one of a Gateway's addresses is of no node in particular."""
+    networks = [ipaddress.ip_network(one) for one in draft.doors]
+    return any(ipaddress.ip_address(address) in network for address in given for network in networks)
 
 
 def _clients(asked: Asked, resources: Input) -> ClientCheck | None:

@@ -227,7 +227,7 @@ async def test_the_rate_of_a_server_holds_for_callers_of_a_listener(mesh):
     assert [(await call.get("/")).status for _ in range(4)] == [200, 200, 429, 429]
 
 
-async def test_of_servers_in_the_mesh_those_of_this_node_are_called(mesh):
+async def test_a_node_that_has_joined_no_mesh_calls_the_servers_that_it_has(mesh):
     mesh.web("store-v1")
     far = """
 ---
@@ -247,7 +247,7 @@ spec: {serviceAccount: bookstore, labels: {app: bookstore, version: v1}, address
     labelled = far.replace("version: v1", 'only: "far"')
     mesh.publish(far=labelled + alone, route=route(rule({"name": "far", "port": 14001})), let=lets_in(mesh, "far"))
     answer = await ask(mesh)
-    assert (answer.status, answer.reason) == (403, "no-identity")
+    assert (answer.status, answer.reason) == (503, "no-certificate")
     (refused,) = [record for record in mesh.records if record.kind == "request" and record.flag]
     assert "is on node elsewhere" in refused.detail
 

@@ -6,6 +6,7 @@ As conftest.py: what is not real is the kernel's capture alone. `west` has the b
 from __future__ import annotations
 
 import contextlib
+import errno
 import random
 import socket
 
@@ -49,6 +50,14 @@ class Sockets:
 
     def from_node(self, family):
         return bound(self.address, socket.SOCK_STREAM)
+
+    def gateway_door(self, address, port):
+        if address == "::":
+            raise OSError(errno.EADDRNOTAVAIL, "no IPv6 here")
+        return bound(self.address if address == "0.0.0.0" else address, socket.SOCK_STREAM, port, 100)
+
+    def close_gateway_door(self, address, port):
+        pass
 
     def resolver_asked(self, workload, client, listener):
         return None
@@ -155,6 +164,7 @@ class TwoNodes:
         self.limits = limits or Limits()
         self.addresses = {name: f"{prefix}.{number}" for number, name in enumerate(HOMES, 1)}
         self.addressed = {"west": f"{prefix}.100", "east": f"{prefix}.200"}
+        self.stranger = f"{prefix}.101"  # an address that is no workload's and no node's
         self.revoked = Revoked()
         self.metered = False
         self.aimed = {}  # address of the caller's socket -> what it dialled

@@ -12,7 +12,9 @@ from collections.abc import Awaitable, Callable, Collection
 from typing import TYPE_CHECKING
 
 import trio
+from msgspec import structs
 
+from nodeproxy.codec.entering import told
 from nodeproxy.codec.message import RequestHead
 from nodeproxy.h2.stream import Channel
 from nodeproxy.mesh.connection import Link, note_peer
@@ -21,7 +23,7 @@ from nodeproxy.protocols.http.interfaces import Server
 from nodeproxy.routing.dial import dial, or_another
 from nodeproxy.routing.source import caller_key
 from nodeproxy.telemetry.record import Record
-from nodeproxy.upstream.http1_pool import Upstream
+from nodeproxy.upstream.http1_pool import Key, Upstream
 from policy.model import Endpoint, Request
 
 if TYPE_CHECKING:
@@ -58,7 +60,7 @@ def resting(conn: Conn, pick: Pick, record: Record, head: RequestHead, h2: bool)
     """Return an idle connection to the picked endpoint that was opened for this same caller, or None."""
     if server_speaks_h2(pick, head, h2):
         return None
-    key = (caller_key(conn, pick.endpoint), conn.workload.key, pick.endpoint)
+    key = _key(conn, pick)
     upstream = conn.context.pool.take(key, trio.current_time())
     if upstream is None:
         upstream = conn.context.fast.resting(key)
@@ -83,14 +85,25 @@ async def dialled(
     return server
 
 
+def _key(conn: Conn, pick: Pick) -> Key:
+    """Return whose connections to the picked endpoint a request may go on.
+
+    The other node of a tunnel was told once of a caller from outside, for all that goes through the tunnel.
+    """
+    caller = caller_key(conn, pick.endpoint)
+    if pick.came is not None:
+        caller += f" {told(structs.replace(pick.came, port=0)).decode()}"
+    return caller, conn.workload.key, pick.endpoint
+
+
 async def _connect(conn: Conn, pick: Pick, record: Record, head: RequestHead, h2: bool) -> Server:
     context = conn.context
     if pick.hop is not None and not _turns_opaque(head):
-        peer = await context.peers.get(conn.workload, pick.hop)
+        peer = await context.peers.get(conn.workload, pick.hop, pick.came)
         note_peer(record, peer)
         if peer.native:
-            return StreamServer(peer, pick.endpoint, through_node=True, h2=h2)
-    key = (caller_key(conn, pick.endpoint), conn.workload.key, pick.endpoint)
+            return StreamServer(peer, pick.endpoint, through_node=True, h2=h2, came=pick.came)
+    key = _key(conn, pick)
     if server_speaks_h2(pick, head, h2):
         return StreamServer(
             await context.http2_pool.get(key, dial, conn, pick, most=per_connection(pick)), pick.endpoint

@@ -7,6 +7,7 @@ from typing import Protocol
 
 import trio
 
+from nodeproxy.codec.entering import entering_fields
 from nodeproxy.codec.http2 import (
     DESTINATION,
     is_grpc,
@@ -24,6 +25,7 @@ from nodeproxy.h2.stream import Channel
 from nodeproxy.limits import Limits
 from nodeproxy.protocols.http.deadline import Phase
 from nodeproxy.stream import Stream
+from policy.doors import Came
 from policy.model import Endpoint
 
 
@@ -177,13 +179,14 @@ class StreamCaller:
 class StreamServer:
     """interfaces.Server: one request on a shared connection.
 
-    `through_node`: to another node, which sends it on to `endpoint`.
+    `through_node`: to another node, which sends it on to `endpoint`, and is told of a caller who `came` from outside.
     """
 
     says_enough_late = True
     served = 0
 
     __slots__ = (
+        "_came",
         "_channel",
         "_h2",
         "_incoming",
@@ -198,7 +201,14 @@ class StreamServer:
         "used",
     )
 
-    def __init__(self, opener: Opener, endpoint: Endpoint, through_node: bool = False, h2: bool = False) -> None:
+    def __init__(
+        self,
+        opener: Opener,
+        endpoint: Endpoint,
+        through_node: bool = False,
+        h2: bool = False,
+        came: Came | None = None,
+    ) -> None:
         self.endpoint = endpoint
         self.name = str(endpoint)
         self.used = True  # the connection may be stale
@@ -207,6 +217,7 @@ class StreamServer:
         self._opener = opener
         self._through_node = through_node
         self._h2 = h2
+        self._came = came
         self._channel: Channel | None = None
         self._incoming: StreamBody | None = None
         self._out = _Outgoing()
@@ -239,6 +250,7 @@ class StreamServer:
         fields = request_fields(head, sent, host, forwarded_for)
         if self._through_node:
             fields.append((DESTINATION, (self.name + (";h2" if self._h2 else "")).encode()))
+            fields += entering_fields(self._came)
         self._out.fields = fields
         self._out.end = head.length == 0
 

@@ -47,3 +47,15 @@ async def test_who_has_nothing_open_and_no_debt_is_forgotten(
     assert made.of(("debtor", "there")) is not debtor, "the debt is paid"
     assert made.of(("open", "there")) is open_
     assert made.of(("quiet", "there")) is not quiet
+
+
+async def test_a_node_that_passes_on_calls_of_many_has_a_budget_for_many() -> None:
+    bounds = Bounds(owner_reset_burst=2, owner_reset_rate=1)
+    crowd = bounds.of_crowd()
+    assert (crowd.owner_reset_burst, crowd.owner_reset_rate, crowd.reset_burst) == (40, 20, 20 * bounds.reset_burst)
+    assert (crowd.max_streams, crowd.connection_window) == (bounds.max_streams, bounds.shared().connection_window)
+    made = Guests(Limits(), bounds)
+    alice, node = made.of(ALICE).owner, made.of(("spiffe://cluster.local/node/there", "there"), crowd=True).owner
+    assert alice is not None and node is not None
+    now = trio.current_time()
+    assert [sum(one.spend(now) for _ in range(100)) for one in (alice, node)] == [2, 40]

@@ -11,6 +11,7 @@ import pytest
 import trio
 import trio.testing
 
+from nodeproxy.context import GATE
 from nodeproxy.errors import Refused
 from nodeproxy.h2.connection import Bounds, Connection
 from nodeproxy.interfaces import Pick
@@ -19,10 +20,12 @@ from nodeproxy.mesh.host_pool import FIRST_REST, LONGEST_REST
 from nodeproxy.mesh.pool import Peers
 from nodeproxy.routing.source import forwarded_for, shown_to
 from nodeproxy.tls import contexts, handshake
+from nodeproxy.tls.unauthenticated import source
+from policy.doors import Came
 from policy.model import Endpoint, Hop, Node, Revoked, Workload
 from tests.nodeproxy.conftest import BUYER, STORE
 from tests.nodeproxy.protocols.http.conftest import pipes
-from tests.nodeproxy.tunnels import DOMAIN, OK, Known
+from tests.nodeproxy.tunnels import DOMAIN, NODE_SPIFFE, OK, Known
 
 THERE = Hop("10.9.0.2", 15008, f"spiffe://{DOMAIN}/node/there", "there")
 DIRECT = Hop("10.0.0.2", 15008, STORE.identity.spiffe(DOMAIN))
@@ -144,6 +147,37 @@ async def test_streams_of_one_identity_share_a_connection(peers, remote, buyer, 
     thief = await peers.get(THIEF, THERE)
     assert thief is not link
     assert len(remote.connections) == 2
+
+
+async def test_for_callers_outside_the_mesh_this_node_calls_and_one_of_them_takes_no_more_than_a_part(
+    peers, remote, buyer, autojump_clock
+):
+    remote.bounds = Bounds(max_streams=2)
+    peers.settings = PeerLimits(connections=1)
+    of_part = {}
+    for number in range(64):
+        came = Came(f"192.0.2.{number}", "shop/front")
+        of_part.setdefault(hash(source(came.address)) % 4, came)
+    one, other, *_ = of_part.values()
+    link = await peers.get(GATE, THERE, one)
+    assert link.made_of[0].spiffe == NODE_SPIFFE, "the node's own certificate"
+    for _ in range(2):
+        await link.open([(b":method", b"CONNECT"), (b":authority", b"a:1")])
+    with pytest.raises(Refused, match="too-many-connections"):
+        await peers.get(GATE, THERE, one)
+    assert await peers.get(GATE, THERE, other) is not link
+    assert await peers.get(buyer.workload, THERE) is not link
+    peers.context.identities.node = lambda: None
+    with pytest.raises(Refused, match="no-certificate"):
+        await peers.get(GATE, THERE, other)
+
+
+async def test_a_node_that_is_no_edgemesh_is_told_of_nobody_outside(peers, remote, buyer):
+    remote.alpn = ("h2",)
+    pick = msgspec.structs.replace(PICK, came=Came("192.0.2.9", "shop/front"))
+    with pytest.raises(Refused, match="no-identity"):
+        await open_tunnel(peers, buyer, pick)
+    assert not remote.streams
 
 
 async def test_streams_that_nobody_reads_stop_no_other_on_a_connection_that_workloads_share(peers, remote, buyer):

@@ -502,3 +502,11 @@ def test_gateways_at_other_addresses_do_not_exclude_each_other() -> None:
     change = read((CLASS + "".join(both)).encode(), "g.yaml")
     apart = build(change.objects, doors=("192.0.2.16/28",)).snapshot.listeners
     assert [one.name for one in apart] == ["http", "s"]
+
+
+def test_an_address_of_the_ranges_is_of_no_node_in_particular() -> None:
+    named = (gateway(http(), name="own", addresses=[{"value": "192.0.2.1"}]), gateway(http(), name="given"))
+    one = read((CLASS + "".join(named)).encode(), "g.yaml")
+    found = build(one.objects, doors=("192.0.2.16/28",)).snapshot.listeners
+    assert {listener.gateway: listener.floats for listener in found} == {"shop/own": False, "shop/given": True}
+    assert not any(listener.floats for listener in build(one.objects).snapshot.listeners)
