@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from policy.build import Built
+from policy.lint.entrances import entrances
 from policy.lint.marks import marks
 from policy.lint.matches import matches
 from policy.lint.names import names
@@ -28,6 +29,7 @@ LINTS: tuple[Callable[[Built], Iterator[Problem]], ...] = (
     classes,
     sources,
     asked,
+    entrances,
     matches,
     workloads,
     names,
