@@ -74,6 +74,10 @@ class Daemon(Protocol):
         """The number of requests that a RequestMirror would have copied, had there been room."""
         ...
 
+    def gateway_listeners(self) -> list[Document]:
+        """Return the listeners of Gateways, and whether they are open at this node; see agent/gateway/shown.py."""
+        ...
+
     def circuits(self) -> list[Document]:
         """Return the circuits that are not closed: caller, Service, port of its servers, the object, and the state."""
         ...

@@ -16,6 +16,7 @@ from msgspec import Struct
 from agent.admin.daemon import Daemon, Document
 from nodeproxy.context import Conn
 from nodeproxy.interfaces import NO_FAST_PATH, FastPath
+from policy.entering import shown
 from policy.explain import bounding, filtering, limiting, retrying, timing
 from policy.model import Endpoint, PlainGrant, Problem, Service, ServicePort, Workload
 from policy.snapshot import Snapshot
@@ -67,6 +68,7 @@ def status(daemon: Daemon, now: float) -> Document:
         "clusters": daemon.clusters(),
         "names": daemon.names(),
         "circuits": daemon.circuits(),
+        "listeners": daemon.gateway_listeners(),
     }
     if published and snapshot:
         document["snapshot"] = {
@@ -252,11 +254,21 @@ def connections(conns: Iterable[Conn], now: float, fast: FastPath[Conn] = NO_FAS
 
 
 def routes(snapshot: Snapshot) -> list[Document]:
-    """Return every service: its addresses, ports, endpoints, split, and the permitted callers of its workloads."""
+    """Return every service: its addresses, ports, endpoints, split, and the permitted callers of its workloads.
+
+    Then the hosts of Gateways' listeners, as services without endpoints of their own.
+    """
     callers: dict[str, Counter[tuple[str, str]]] = {}
     for grant in snapshot.grants:
         callers.setdefault(str(grant.destination), Counter())[str(grant.source), grant.rule] += 1
-    return [_route(snapshot, service, callers) for service in snapshot.services]
+    return [
+        *(_route(snapshot, service, callers) for service in snapshot.services),
+        *(
+            _route(snapshot, host.service, callers) | {"listener": listener.key, "host": host.hostname}
+            for listener in snapshot.listeners
+            for host in listener.hosts
+        ),
+    ]
 
 
 def _route(snapshot: Snapshot, service: Service, callers: Mapping[str, Counter[tuple[str, str]]]) -> Document:
@@ -264,6 +276,8 @@ def _route(snapshot: Snapshot, service: Service, callers: Mapping[str, Counter[t
     served = {str(found.identity) for key in behind if (found := snapshot.workload(key)) is not None}
     return {
         "service": service.key,
+        "listener": "",
+        "host": "",
         "addresses": list(service.addresses),
         "ports": [
             {
@@ -307,6 +321,17 @@ def _route(snapshot: Snapshot, service: Service, callers: Mapping[str, Counter[t
                     for grant in snapshot.plain
                     if _admits(snapshot, grant, service)
                     for network in grant.networks
+                }
+            )
+        ],
+        "gateway_callers": [
+            {"source": source, "rule": rule}
+            for source, rule in sorted(
+                {
+                    (source, grant.rule)
+                    for grant in snapshot.plain
+                    if _admits(snapshot, grant, service)
+                    for source in (*map(shown, grant.gateways), *(f"certificate {name}" for name in grant.principals))
                 }
             )
         ],

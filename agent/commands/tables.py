@@ -198,6 +198,9 @@ def status(document: Document, now: float | None = None) -> Iterable[Any]:
     if document["nodes"]:
         yield ""
         yield _nodes(document["nodes"])
+    if document["listeners"]:
+        yield ""
+        yield _listeners(document["listeners"])
     if document["circuits"]:
         yield ""
         circuits = Rows("circuit of", "to", "state", "by")
@@ -320,7 +323,10 @@ def routes(services: Sequence[Document]) -> Iterable[Any]:
     addresses = Rows("service", "addresses")
     splits = Rows("service", "split", "backends")
     callers = Rows("service", "may be called by", "rule")
+    entrances = [service for service in services if service["listener"]]
     for service in services:
+        if service["listener"]:
+            continue
         name = Text(service["service"], style="bold")
         addresses.add(name, ", ".join(service["addresses"]) or "none (headless): its name means its endpoints")
         if service["affinity_seconds"]:
@@ -356,11 +362,44 @@ def routes(services: Sequence[Document]) -> Iterable[Any]:
             callers.add(name, caller["source"], caller["rule"])
         for caller in service["plain_callers"]:
             callers.add(name, f"{caller['source']}, in plain text", caller["rule"])
+        for caller in service["gateway_callers"]:
+            callers.add(name, f"{caller['source']}, from outside", caller["rule"])
     yield ports
-    for rows in (notes, splits, callers, addresses):
+    for rows in (notes, splits, _entrances(entrances), callers, addresses):
         if rows:
             yield ""
             yield rows
+
+
+def _listeners(found: Sequence[Document]) -> Rows:
+    """Return the listeners of Gateways, those that are well too."""
+    rows = Rows("listener", "protocol", "host", "routes", "state", prose=True)
+    for one in found:
+        protocol = f"{one['protocol']} {one['port']}" + (", asks certificates" if one["asks_for_certificates"] else "")
+        match one["state"]:
+            case "open":
+                state = Text(f"open at {', '.join(one['open_at'])}", style="green")
+            case "elsewhere":
+                state = Text("not at an address of this node", style="dim")
+            case _:
+                at = f" (open at {', '.join(one['open_at'])})" if one["open_at"] else ""
+                state = Text(f"{one['why']}{at}", style="bold red")
+        routes = str(one["routes"]) if one["routes"] else Text("none", style="yellow")
+        rows.add(Text(one["listener"], style="bold"), protocol, one["host"] or "every host", routes, state)
+    return rows
+
+
+def _entrances(hosts: Sequence[Document]) -> Rows:
+    """Return where callers from outside are led by each host of a listener, rule by rule."""
+    rows = Rows("listener", "host", "rule", "backends")
+    for one in hosts:
+        for rule in one["splits"]:
+            only = f" (only {', '.join(rule['matches'])})" if any(rule["matches"] or ()) else ""
+            told = [f"{backend['service']} {backend['weight']}" for backend in rule["backends"]]
+            told += [*rule["filters"], *([f"refused: {rule['refuses']}"] if rule["refuses"] else [])]
+            name = Text(one["listener"], style="bold")
+            rows.add(name, one["host"] or "every host", f"{rule['name']}{only}", "\n".join(told) or "none")
+    return rows
 
 
 def _served_by(endpoint: Document) -> str:

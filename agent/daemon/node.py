@@ -29,6 +29,7 @@ from agent.daemon.retention import Retention
 from agent.gateway.content import Holder
 from agent.gateway.keeper import Keeper
 from agent.gateway.lacking import lacking, problems
+from agent.gateway.shown import listeners
 from agent.identity.membership import Membership
 from agent.identity.node.manager import CertificateManager
 from agent.kernel import netns
@@ -443,6 +444,10 @@ class Node:
     @property
     def copies_dropped(self) -> int:
         return self.proxy.asides.dropped
+
+    def gateway_listeners(self) -> list[dict[str, Any]]:
+        here = self.ground.node_addresses()
+        return listeners(self._gateway_listeners, self.proxy.gateway.places, here, self._lacking_of_gateways())
 
     def circuits(self) -> list[dict[str, Any]]:
         return [

@@ -220,6 +220,11 @@ class Gateway:
     def __repr__(self) -> str:
         return f"<Gateway at {', '.join(f'{address} {port}' for address, port in sorted(self._open))}>"
 
+    @property
+    def places(self) -> frozenset[Place]:
+        """Where a socket is open."""
+        return frozenset(self._open)
+
     async def run(self, opened: trio.Event, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve until cancelled. Nothing is accepted before `opened`."""
         self._opened = opened

@@ -116,6 +116,7 @@ class ShownDaemon:
             "down": [],
         }
         self.open_circuits: list[dict[str, Any]] = []
+        self.listeners: list[dict[str, Any]] = []
         self.state = "enforcing"
         self.standings: dict[str, Condition] = {
             "shop/buyer": Condition(True, "/run/netns/em-buyer"),
@@ -136,6 +137,9 @@ class ShownDaemon:
         return self.api_servers
 
     copies_dropped = 0
+
+    def gateway_listeners(self) -> list[dict[str, Any]]:
+        return self.listeners
 
     def circuits(self) -> list[dict[str, Any]]:
         return self.open_circuits

@@ -7,12 +7,16 @@ from collections.abc import Iterable
 from typing import Any
 
 import pytest
+from msgspec import structs
 from rich.console import Console
 
 from agent.admin import explain, status
 from agent.commands import tables
 from agent.commands.tables import duration, size
-from policy.model import Problem, Where
+from agent.gateway.shown import listeners
+from policy.gateway import Condition, Listener, VirtualHost
+from policy.model import PlainGrant, Problem, Service, ServicePort, Where
+from policy.route import Backend, Route, Rule
 
 
 def shown(renderables: Iterable[Any], width: int) -> str:
@@ -157,6 +161,36 @@ def test_status_of_circuits(document: Any) -> None:
     ]
     said = shown(tables.status(document, now=5000.0), 200)
     assert all(words in said for words in ("shop/buyer", "shop/store, port 8080", "half-open", by))
+
+
+def test_status_of_listeners(document: Any) -> None:
+    assert "LISTENER" not in shown(tables.status(document, now=5000.0), 200)
+    front = Listener("shop/front", "http", 80, "HTTP", "Gateway shop/front")
+    lacks = {"Gateway shop/side web": Condition("Programmed", False, "PortUnavailable", "port 443: in use")}
+    side = Listener("shop/side", "web", 443, "HTTPS", "Gateway shop/side", hostname="a.example")
+    away = Listener("shop/away", "x", 81, "HTTP", "Gateway shop/away", ("198.51.100.1",))
+    document["listeners"] = listeners((front, side, away), {("192.0.2.1", 80)}, (), lacks)
+    said = shown(tables.status(document, now=5000.0), 200)
+    for words in ("Gateway shop/front http", "HTTP 80", "open at 192.0.2.1", "every host", "none"):
+        assert words in said, words
+    for words in ("a.example", "port 443: in use", "not at an address of this node"):
+        assert words in said, words
+
+
+def test_routes_of_listeners(daemon: Any) -> None:
+    rule = Rule((Backend("shop/store", 3), Backend("shop/other", 1)), name="HTTPRoute shop/r, rule 1")
+    refuses = Rule((), name="HTTPRoute shop/r, rule 2", refuses="bad-route")
+    virtual = Service("shop", "Gateway shop/front http, a", (), (ServicePort("http", 80, "http"),))
+    virtual = structs.replace(virtual, routes=(Route("HTTPRoute shop/r", (rule, refuses)),))
+    front = Listener("shop/front", "http", 80, "HTTP", "x", hosts=(VirtualHost("a.example", virtual),))
+    (at,) = daemon.snapshot.service("shop/store").ports[0].endpoints[:1]
+    opens = PlainGrant("IngressBackend shop/i", at.workload, (at.port,), (), True, None, ("shop/front",), ("till",))
+    document = status.routes(structs.replace(daemon.snapshot, listeners=(front,), plain=(opens,)))
+    assert [one["host"] for one in document if one["listener"]] == ["a.example"]
+    said = shown(tables.routes(document), 200)
+    for words in ("a.example", "HTTPRoute shop/r, rule 1", "shop/store 3", "shop/other 1", "refused: bad-route"):
+        assert words in said, words
+    assert "Gateway shop/front, from outside" in said and "certificate till, from outside" in said
 
 
 def test_in_a_cluster_what_is_outside_the_mesh_is_one_line(document: Any) -> None:

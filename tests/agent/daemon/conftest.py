@@ -66,6 +66,9 @@ class FakeCapture:
     def closed(self) -> Mapping[str, str]:
         return {}
 
+    def node_addresses(self) -> frozenset[str]:
+        return frozenset()
+
     def node_problems(self) -> Iterable[Problem]:
         return ()
 
