@@ -32,7 +32,7 @@ gateway.py       the listeners of Gateways, and which virtual hosts take a call 
 fields.py        fields of HTTP messages that a rule may change
 match.py         does this request fit; the only file that imports RE2
 automaton.py     path patterns as one table, for the fast path
-explain_outside.py  what leaves the mesh, in words
+explain_outside.py  what leaves the mesh, in words; explain_entering.py: what comes in from outside
 explain.py       the same verdict in words; lacking.py: what the nearest rule lacks
 reachability.py  how a call reaches its destination, and which node refuses it on the way
 addresses.py     how addresses are written; addresses for Services that the cluster gave none

@@ -138,7 +138,7 @@ def _explain(
         steps.append(f"{named} has no endpoint for port {port} and takes no turns")
         idle = []
     found = [_lacking(service, lack, port, steps) for service, lack in idle]
-    found += [_refused(one, steps) for one in strict]
+    found += [unable(one, steps) for one in strict]
     for taker in choices.takers:
         if taker.port.near is not None:
             some = f"{len(taker.endpoints)} of {len(taker.port.endpoints)} endpoints"
@@ -320,7 +320,7 @@ def _changes(change: Fields) -> str:
     return "; ".join(told) or "changes nothing"
 
 
-def _refused(one: Idle, steps: list[str]) -> Explanation:
+def unable(one: Idle, steps: list[str]) -> Explanation:
     """Explain the refusal of the share of a strict backend that cannot take it."""
     name, port = one.backend.service, one.backend.port
     if one.service is None:

@@ -153,6 +153,10 @@ class Snapshot(Inventory, frozen=True, dict=True):
         """Return whether this is the address of a workload or a node of the mesh."""
         return address in self._by_address or address in self._node_addresses
 
+    def is_node_address(self, address: str) -> bool:
+        """Return whether manifests give this address to a node."""
+        return address in self._node_addresses
+
     def route(self, service: Service, port: int, caller: str) -> Route | None:
         """Return the Route that holds for calls to this port of a Service from the namespace `caller`."""
         for route in service.routes:

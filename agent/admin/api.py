@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 import msgspec
 import trio
 
-from agent.admin import explain, status
+from agent.admin import explain, explain_entering, status
 from agent.admin.bearer import BearerToken
 from agent.admin.daemon import Daemon, UpdateError
 from agent.admin.viewers import Viewers
@@ -71,14 +71,14 @@ async def snapshot_page(daemon: Daemon, _: HttpRequest) -> HttpResponse:
 async def explain_page(daemon: Daemon, ask: HttpRequest) -> HttpResponse:
     """Whether `src` may call `dst`, and by which rule.
 
-    Other parameters: `port`, `method`, `path`, `header` (NAME:VALUE, repeatable), `udp`. All mean what the arguments of
-    `edgemesh explain` mean.
+    Other parameters: `port`, `method`, `path`, `header` (NAME:VALUE, repeatable), `udp`; `outside` in the place of
+    `src`. All mean what the arguments of `edgemesh explain` mean.
     """
     snapshot = _snapshot(daemon)
     if snapshot is None:
         return failure(503, _NO_POLICY)
     try:
-        return json_reply(explain.answer(snapshot, explain.question(ask)))
+        return json_reply(explain_entering.answer(snapshot, explain.question(ask)))
     except explain.Unclear as unclear:
         return failure(404, str(unclear), unclear.hint)
 

@@ -48,13 +48,14 @@ class Question(Struct, frozen=True):
     path: str = ""
     headers: tuple[tuple[str, str], ...] = ()
     udp: bool = False
+    outside: str = ""  # in the place of a source: the address of a caller outside the mesh, and after % its Gateway
 
 
 def answer(snapshot: Snapshot, asked: Question) -> dict[str, Any]:
     """Return the document that answers `asked`. Raise Unclear."""
     who = find_workload(snapshot, asked.source)
     scheme = asked.destination.partition("://")[0] if "://" in asked.destination else ""
-    asked = _unfolded(asked)
+    asked = unfolded(asked)
     try:
         whom = find_destination(snapshot, asked.destination, who.namespace)
     except Unclear:
@@ -71,11 +72,11 @@ def answer(snapshot: Snapshot, asked: Question) -> dict[str, Any]:
             host = next((value for name, value in asked.headers if name.strip().lower() == "host"), "")
             return _outside(snapshot, who, asked, scheme, host, whom.address)
         whom = dialled.workload if dialled.kind == "workload" and dialled.workload else found
-    port = asked.port or _only_port(whom, asked.udp)
-    request = None if asked.udp else _request(asked)
+    port = asked.port or only_port(whom, asked.udp)
+    request = None if asked.udp else request_of(asked)
     told = explain(snapshot, who, whom, port, request, udp=asked.udp)
-    http = request is None and not asked.udp and _may_be_http(whom, port)
-    document = _found(told, http)
+    http = request is None and not asked.udp and may_be_http(whom, port)
+    document = told_of(told, http)
     return {
         "source": who.key,
         "identity": str(who.identity),
@@ -110,7 +111,7 @@ def _outside(
         raise Unclear(f"{host or address} is outside the mesh", "datagrams to the outside are not stopped")
     if not asked.port:
         raise Unclear(f"which port of {host or address}?", "say --port, or HOST:PORT")
-    request = None if scheme == "https" else _request(asked)
+    request = None if scheme == "https" else request_of(asked)
     protocol: Literal["", "http", "https"] = "https" if scheme == "https" else "http" if request is not None else ""
     told = explain_outside(snapshot, who, host, address, asked.port, protocol, request)
     return {
@@ -120,11 +121,11 @@ def _outside(
         "kind": "outside",
         "port": asked.port,
         "asked": f"{request.method} {request.path}" if request else "TLS" if protocol else "some call",
-        **_found(told, http=True),
+        **told_of(told, http=True),
     }
 
 
-def _unfolded(asked: Question) -> Question:
+def unfolded(asked: Question) -> Question:
     """Return the question with the port and URL parts of its destination in their own fields. Raise Unclear."""
     words, port, path, method = asked.destination, asked.port, asked.path, asked.method
     scheme, is_url, rest = words.partition("://")
@@ -146,20 +147,20 @@ def _unfolded(asked: Question) -> Question:
     return structs.replace(asked, destination=words, port=port, path=path, method=method)
 
 
-def _may_be_http(whom: Service | Workload, port: int) -> bool:
+def may_be_http(whom: Service | Workload, port: int) -> bool:
     """Return whether no manifest declares another protocol than HTTP for this port."""
     if isinstance(whom, Workload):
         return True
     return all(not is_opaque(one.protocol) for one in whom.ports if one.port == port and one.transport == "tcp")
 
 
-def _found(found: Explanation, http: bool) -> dict[str, Any]:
+def told_of(found: Explanation, http: bool) -> dict[str, Any]:
     """Return the document of an explanation.
 
     `http`: the question names no request, and the port may speak HTTP: then the document says what is admitted instead
     of what is not.
     """
-    choices = [_found(choice, http) for choice in found.choices]
+    choices = [told_of(choice, http) for choice in found.choices]
     denied = next((choice for choice in choices if not choice["allowed"]), None)
     if denied is not None:  # one endpoint that refuses can fail the caller's next call
         return {**denied, "choices": choices}
@@ -188,7 +189,7 @@ def _meaning(reason: str) -> str:
     return DENIALS.get(reason) or (FLAGS[reason].meaning if reason in FLAGS else "")
 
 
-def _request(asked: Question) -> Request | None:
+def request_of(asked: Question) -> Request | None:
     """Return the request as the proxy would put it to policy: with the path that servers see, without the query."""
     if not (asked.method or asked.path or asked.headers):
         return None
@@ -203,7 +204,7 @@ def _request(asked: Question) -> Request | None:
 
 def find_workload(snapshot: Snapshot, words: str) -> Workload:
     """Return a workload by its name or address, or the one under the service account of that name. Raise Unclear."""
-    if address := _address(words):
+    if address := address_of(words):
         there = snapshot.workloads_at(address)
         if not there:
             raise Unclear(f"{words} is the address of no workload", "edgemesh status lists them with their addresses")
@@ -222,7 +223,7 @@ def find_destination(snapshot: Snapshot, words: str, namespace: str = "") -> Ser
     An address is an Endpoint without a port. If several have a bare name, it means the one in the caller's `namespace`,
     as in DNS.
     """
-    if address := _address(words):
+    if address := address_of(words):
         return Endpoint(address, 0)
     kind, _, name = words.rpartition(":")
     if kind not in ("", "service", "workload"):
@@ -238,7 +239,7 @@ def find_destination(snapshot: Snapshot, words: str, namespace: str = "") -> Ser
     return _one([one for one in workloads if one.namespace == namespace] or workloads, name)
 
 
-def _address(words: str) -> str:
+def address_of(words: str) -> str:
     """Return the address as manifests write it; "" when it is none."""
     try:
         return str(ipaddress.ip_address(words.removeprefix("[").removesuffix("]")))
@@ -265,12 +266,14 @@ def question(ask: HttpRequest) -> Question:
         path=ask.get("path"),
         headers=tuple(headers),
         udp=ask.get("udp") not in ("", "0", "false"),
+        outside=ask.get("outside"),
     )
 
 
 def query(asked: Question) -> list[tuple[str, str]]:
     """Return the query string's pairs that `question` reads."""
-    pairs = [("src", asked.source), ("dst", asked.destination)]
+    pairs = [("outside", asked.outside)] if asked.outside else [("src", asked.source)]
+    pairs.append(("dst", asked.destination))
     pairs += [(name, value) for name, value in (("method", asked.method), ("path", asked.path)) if value]
     pairs += [("header", f"{name}:{value}") for name, value in asked.headers]
     pairs += [("port", str(asked.port))] if asked.port else []
@@ -303,7 +306,7 @@ def _unknown(words: str, kind: str, there: Sequence[Service | Workload]) -> Uncl
     return Unclear(f"there is no {kind} {words!r}", f"did you mean {near}? {known}" if near else known)
 
 
-def _only_port(whom: Service | Workload, udp: bool) -> int:
+def only_port(whom: Service | Workload, udp: bool) -> int:
     transport = "udp" if udp else "tcp"
     ports = [
         port if isinstance(port, int) else port.port

@@ -29,6 +29,11 @@ def arguments(parser: ArgumentParser) -> None:
     header = "of an HTTP request; repeatable"
     parser.add_argument("--header", type=_header, action="append", default=[], metavar="NAME:VALUE", help=header)
     parser.add_argument("--udp", action="store_true", help="ask about datagrams")
+    outside = (
+        "in the place of SRC: a caller outside the mesh, and the Gateway by whose listener of this node it comes in"
+    )
+    outside += "; without one it calls the server itself, in plain text"
+    parser.add_argument("--from-outside", metavar="ADDRESS%GATEWAY", default="", help=outside.replace("%", "%%"))
     request = "instead of SRC DST: what became of the refusal with this x-edgemesh-request"
     parser.add_argument("--request", metavar="ID", default="", help=request)
     parser.add_argument("--config", metavar="DIR", help="ask these manifests instead of the daemon")
@@ -44,22 +49,27 @@ def run(arguments: Namespace) -> int:
         shown = partial(tables.refusals, nodes=f"--node {arguments.node}" if arguments.node else "")
         refusals = View("/refusals", shown, "refusals", lambda _: NO, [("id", arguments.request)])
         return views.tell(arguments, refusals)
-    if not arguments.src or not arguments.dst:
+    source, destination = arguments.src, arguments.dst
+    if arguments.from_outside and not destination:
+        source, destination = "", source
+    if not destination or bool(source) == bool(arguments.from_outside):
         terminal.complain(
-            "explain needs SRC and DST, or --request ID",
+            "explain needs SRC and DST, --from-outside ADDRESS and DST, or --request ID",
             "the id is in the answer's x-edgemesh-request, and in the access log",
         )
         return USAGE
-    from agent.admin.explain import Question, Unclear, answer, query
+    from agent.admin.explain import Question, Unclear, query
+    from agent.admin.explain_entering import answer
 
     question = Question(
-        source=arguments.src,
-        destination=arguments.dst,
+        source=source,
+        destination=destination,
         port=arguments.port,
         method=arguments.method.upper(),
         path=arguments.path,
         headers=tuple(arguments.header),
         udp=arguments.udp,
+        outside=arguments.from_outside,
     )
     if arguments.config:
         from agent.store.store import look

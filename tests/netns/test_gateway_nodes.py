@@ -5,6 +5,7 @@ curl (stranger) -> n1 or n2, port 8088 -> the store on n2, the buyer's own serve
 
 from __future__ import annotations
 
+import json
 import socket
 import time
 
@@ -102,6 +103,33 @@ def test_each_node_reaches_the_servers_of_both_and_they_see_the_caller(edge, by)
         assert {one["source_address"] for one in passed if not one.get("flag")} == {stranger}
     let_in(edge, {"kind": "IPRange", "name": "198.51.100.0/24"})
     assert {ask(edge, node, path).status for node in ("n1", "n2") for path in ("/store", "/buyer")} == {403}
+
+
+def explained(mesh, node, path):
+    outside = f"{mesh.leaves['stranger'].v4}%lab/front"
+    url, socket = f"http://x.example:{PORT}{path}", mesh.nodes[node].socket
+    words = ("explain", "--from-outside", outside, url, "-o", "json", "--socket", socket)
+    done = mesh.nodes[node].edgemesh(*words, check=False)
+    return done.returncode, json.loads(done.stdout)
+
+
+def test_explain_and_status_say_what_is_so(edge):
+    """What curl gets, `explain --from-outside` says; the listeners are in `status` and `routes`."""
+    for sources, allowed in (((), False), (({"kind": "Gateway", "name": "front"},), True)):
+        if sources:
+            let_in(edge, *sources)
+        for node, path in (("n1", "/store"), ("n1", "/buyer"), ("n2", "/store"), ("n2", "/buyer")):
+            code, found = explained(edge, node, path)
+            assert (code, found["allowed"]) == (0 if allowed else 1, allowed), found
+            assert (ask(edge, node, path).status == 200) is allowed
+    assert explained(edge, "n1", "/store")[1]["transport"] == "tunnel"
+    assert explained(edge, "n2", "/store")[1]["transport"] == "direct"
+    said = edge.nodes["n1"].edgemesh("status", "--socket", edge.nodes["n1"].socket, check=False).stdout
+    assert f"open at {edge.nodes['n1'].v4}" in said
+    assert "Gateway lab/front http" in said
+    told = edge.nodes["n1"].edgemesh("routes", "--socket", edge.nodes["n1"].socket).stdout
+    assert "HTTPRoute lab/front, rule 1" in told
+    assert "Gateway lab/front, from outside" in told
 
 
 def test_the_server_s_node_alone_may_refuse(edge):
