@@ -2,6 +2,7 @@
 
 route.py         the route model: Route, Rule, HttpMatch, Filter, Backend; every dialect is translated into it
 upstream.py      what bounds the calls to a Service: rates, connections, a circuit breaker
+balancing.py     how the calls to a Service are spread over its endpoints
 model.py         the nouns: Identity, Workload, Service, Endpoint, Grant, Problem, Request, Verdict
 kinds/           the shape of every kind that is read: base, smi, osm, gateway, edgemesh, kubernetes
 protocols.py     PROTOCOLS: a row for every protocol that a Service port can declare

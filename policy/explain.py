@@ -11,6 +11,7 @@ from msgspec import Struct, structs
 
 from policy import reachability
 from policy.authz import DENIALS, ISOLATED
+from policy.balancing import balancing_words
 from policy.candidates import Idle, Transport, answered_here, port_of
 from policy.lacking import admitted, nearest
 from policy.model import Endpoint, Request, Service, Verdict, Workload
@@ -145,7 +146,9 @@ def _explain(
             steps = [*steps, f"{taker.port.nearness}: {some} of {taker.service.key} may take it"]
         if taker.service.upstream is not None:
             steps = [*steps, *bounding(taker.service.upstream)]
-        if taker.service.affinity:
+        if taker.service.balancing is not None:
+            steps = [*steps, balancing_words(taker.service.balancing)]
+        elif taker.service.affinity:
             steps = [*steps, f"sessionAffinity ClientIP: calls of {who.key} go to one endpoint of {taker.service.key}"]
         alike: dict[str, Endpoint] = {}
         for endpoint in taker.endpoints:

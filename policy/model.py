@@ -11,6 +11,7 @@ from typing import Literal
 
 from msgspec import Struct
 
+from policy.balancing import Balancing
 from policy.route import HttpMatch, Retry, Route
 from policy.upstream import ServiceBounds
 
@@ -172,6 +173,7 @@ class Service(Struct, frozen=True):
     # Seconds for which a caller's next call goes to the endpoint of the one before; 0: to any
     affinity: float = 0.0
     upstream: ServiceBounds | None = None  # what bounds the calls to it
+    balancing: Balancing | None = None  # how its endpoints take turns; it has precedence over `affinity`
 
     @property
     def key(self) -> str:

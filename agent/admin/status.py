@@ -16,6 +16,7 @@ from msgspec import Struct
 from agent.admin.daemon import Daemon, Document
 from nodeproxy.context import Conn
 from nodeproxy.interfaces import NO_FAST_PATH, FastPath
+from policy.balancing import balancing_words
 from policy.entering import shown
 from policy.explain import bounding, filtering, limiting, retrying, timing
 from policy.model import Endpoint, PlainGrant, Problem, Service, ServicePort, Workload
@@ -335,7 +336,8 @@ def _route(snapshot: Snapshot, service: Service, callers: Mapping[str, Counter[t
                 }
             )
         ],
-        "affinity_seconds": service.affinity,
+        "affinity_seconds": service.affinity if service.balancing is None else 0.0,
+        "balancing": "" if service.balancing is None else balancing_words(service.balancing),
     }
 
 

@@ -332,6 +332,8 @@ def routes(services: Sequence[Document]) -> Iterable[Any]:
         if service["affinity_seconds"]:
             kept = duration(service["affinity_seconds"])
             notes.add(name, f"sessionAffinity: calls of one workload stay at one endpoint for {kept}")
+        if service.get("balancing"):  # a node of before does not say
+            notes.add(name, service["balancing"])
         for words in service["bounds"]:
             notes.add(name, words)
         for port in service["ports"]:

@@ -127,7 +127,10 @@ class Outward:
         if taker.filters and request is None:
             raise Refused("filter-failed", "filters act on HTTP requests, and this is an opaque stream")
         port, now = taker.port, trio.current_time()
-        if taker.service.affinity:
+        if (how := taker.service.balancing) is not None:
+            hashed = how.key(None if request is None else request.fields, self._conn.peer[0]) if how.hashes else None
+            endpoint = live.balanced(caller.key, taker, how, hashed, tried, now)
+        elif taker.service.affinity:
             endpoint = live.affine(caller.key, taker, tried, now)
         else:
             endpoint = live.least_loaded(taker.endpoints, tried, now)
@@ -186,7 +189,11 @@ class Outward:
         found = snapshot.candidates(service, port.port, _ANY, caller=caller.namespace)
         if len(found.backends) != len(found.takers):
             return None  # some of the calls are refused
-        groups = {taker.backend.key: self._endpoints(taker) for taker in found.takers}
+        groups: dict[str, tuple[Endpoint, ...]] = {}
+        for taker in found.takers:
+            if (endpoints := self._endpoints(taker)) is None:
+                return None
+            groups[taker.backend.key] = endpoints
         if any(one.service.upstream is not None and one.service.upstream.counts_calls for one in found.takers):
             return None
         if len(groups) < 2:
@@ -232,10 +239,11 @@ class Outward:
             return None
         if self._rated(endpoint for taker in found.takers for endpoint in taker.endpoints):
             return None
-        ways = {
-            taker.backend.key: Way(taker.backend.service, taker.filters, self._endpoints(taker))
-            for taker in found.takers
-        }
+        ways: dict[str, Way] = {}
+        for taker in found.takers:
+            if (endpoints := self._endpoints(taker)) is None:
+                return None
+            ways[taker.backend.key] = Way(taker.backend.service, taker.filters, endpoints)
         turns = None
         if len(ways) > 1:
             caller, live = self._conn.workload, self._conn.context.live
@@ -249,10 +257,17 @@ class Outward:
             return -1
         return snapshot.rule(destination.service, destination.port.port, self._conn.workload.namespace, request)
 
-    def _endpoints(self, taker: Taker) -> tuple[Endpoint, ...]:
-        if not taker.service.affinity:
+    def _endpoints(self, taker: Taker) -> tuple[Endpoint, ...] | None:
+        """Return the endpoints of which any takes a call, by its load; None where each call is chosen for itself."""
+        live = self._conn.context.live
+        if (how := taker.service.balancing) is not None and len(taker.endpoints) > 1:
+            key = how.key(None, self._conn.peer[0]) if how.settled else None
+            first = next(live.tables.of(taker, how).order(key)) if key is not None else None
+            # While that one fails, calls go elsewhere, and have to come back when it no longer does.
+            return None if first is None or first in live.breakers else (first,)
+        if how is not None or not taker.service.affinity:
             return taker.endpoints
-        one = self._conn.context.live.affine(self._conn.workload.key, taker, (), trio.current_time())
+        one = live.affine(self._conn.workload.key, taker, (), trio.current_time())
         return taker.endpoints if one is None else (one,)
 
     def refuses(self, endpoint: Endpoint, request: Request, via: str = "") -> Refused | None:

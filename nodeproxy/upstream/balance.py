@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Literal
 
 from nodeproxy.backoff import Backoff
+from nodeproxy.upstream.hashing import Tables
 from nodeproxy.upstream.retry_budget import RetryBudget
+from policy.balancing import Balancing
 from policy.candidates import Taker, preferred
 from policy.model import Endpoint
 from policy.route import Backend
@@ -122,6 +124,9 @@ class Live:
         self._turns: dict[tuple[str, str, int, bool, int], Turns] = {}
         # The endpoint that a caller's calls to a Service's port go to, and when the last one did; the oldest first
         self._affine: dict[tuple[str, str, int], tuple[Endpoint, float]] = {}
+        # The endpoints of a Service's port that a caller's calls go round, and whose turn it is
+        self._rounds: dict[tuple[str, str, int], tuple[tuple[Endpoint, ...], int]] = {}
+        self.tables = Tables()
         self._random = random.Random(seed)  # noqa: S311 - spreads load, guards nothing
 
     def began(self, endpoint: Endpoint) -> None:
@@ -184,15 +189,72 @@ class Live:
         order = [kept] if kept in taker.endpoints and now - used <= taker.service.affinity else []
         if kept not in order or kept in tried or kept in self.breakers:
             order += preferred(caller, taker.endpoints)
-        open_ = [one for one in order if one not in tried]
-        chosen = next((e for e in open_ if (b := self.breakers.get(e)) is None or b.admits(now)), None)
+        chosen = self._first(order, tried, now)
         if chosen is None:
             return self.least_loaded(taker.endpoints, tried, now)
-        if (breaker := self.breakers.get(chosen)) is not None:
-            breaker.probe_started(now)
         if len(self._affine) >= _MOST_KNOWN:
             self._affine.pop(next(iter(self._affine)))
         self._affine[key] = chosen, now
+        return chosen
+
+    def balanced(
+        self, caller: str, taker: Taker, how: Balancing, key: bytes | None, tried: Collection[Endpoint], now: float
+    ) -> Endpoint | None:
+        """Return the endpoint that a Service's LoadBalancing chooses. `key`: what is hashed of the call.
+
+        A call that has nothing to hash goes where least is under way, as does one whose endpoints are all tripped.
+        """
+        endpoints = taker.endpoints
+        if how.algorithm == "least-request":
+            chosen = self._of_two(endpoints, tried, now)
+        elif how.algorithm == "round-robin":
+            chosen = self._in_turn(caller, taker, tried, now)
+        elif key is not None:
+            chosen = self._first(self.tables.of(taker, how).order(key), tried, now)
+        else:
+            chosen = None
+        return self.least_loaded(endpoints, tried, now) if chosen is None else chosen
+
+    def _first(self, order: Iterable[Endpoint], tried: Collection[Endpoint], now: float) -> Endpoint | None:
+        """Return the first endpoint that was not tried and may be called; None if there is none."""
+        for endpoint in order:
+            if endpoint in tried:
+                continue
+            breaker = self.breakers.get(endpoint)
+            if breaker is None:
+                return endpoint
+            if breaker.admits(now):
+                breaker.probe_started(now)
+                return endpoint
+        return None
+
+    def _of_two(self, endpoints: Sequence[Endpoint], tried: Collection[Endpoint], now: float) -> Endpoint | None:
+        """Return that of two endpoints, chosen by chance among those that may be called, with less under way."""
+        open_ = endpoints
+        if tried or self.breakers:
+            open_ = [
+                one
+                for one in endpoints
+                if one not in tried and ((breaker := self.breakers.get(one)) is None or breaker.admits(now))
+            ]
+        two = self._random.sample(open_, min(2, len(open_)))
+        return self._first(sorted(two, key=lambda one: self.in_flight.get(one, 0)), (), now)
+
+    def _in_turn(self, caller: str, taker: Taker, tried: Collection[Endpoint], now: float) -> Endpoint | None:
+        """Return the endpoint whose turn it is. Each caller has turns of its own, which begin anywhere.
+
+        One that may not be called loses its turn: the next call goes to the endpoint behind the one that took it.
+        """
+        key, number = (caller, taker.service.key, taker.port.port), len(taker.endpoints)
+        endpoints, at = self._rounds.pop(key, ((), 0))
+        if endpoints != taker.endpoints:
+            at = self._random.randrange(number)
+        chosen = self._first((*taker.endpoints[at:], *taker.endpoints[:at]), tried, now)
+        if chosen is not None:
+            at = (taker.endpoints.index(chosen) + 1) % number
+        if len(self._rounds) >= _MOST_KNOWN:
+            self._rounds.pop(next(iter(self._rounds)))
+        self._rounds[key] = taker.endpoints, at
         return chosen
 
     def turn(

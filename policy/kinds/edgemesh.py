@@ -1,4 +1,4 @@
-"""Shapes of edgemesh's own kinds: Workload, HTTPFilter, Revocation, Isolation, MeshNode.
+"""Shapes of edgemesh's own kinds: Workload, HTTPFilter, LoadBalancing, Revocation, Isolation, MeshNode.
 
 Field comments become docs/reference."""
 
@@ -106,6 +106,36 @@ class HTTPFilter(Strict, frozen=True):
     ext_auth: ExtAuth | None = None  # ask a Service whether a request may pass
     # give the head of a request to a filter that is Python on the caller's node: a name in its NodeConfig (filters)
     user: Annotated[str, Meta(min_length=1, max_length=63)] | None = None
+
+
+class BalancedService(Strict, frozen=True):
+    name: Name  # of a Service of this object's namespace
+    kind: Literal["Service"] = "Service"  # the only one
+    group: Literal["", "core"] = ""  # the only one
+
+
+class BalancedBy(Strict, frozen=True):
+    """What is hashed of a call: exactly one of these."""
+
+    # the value of this field of the request; a call without it, or an opaque stream, goes where least is under way
+    header: FieldName | None = None
+    # the value of this cookie of the request; likewise
+    cookie: Annotated[str, Meta(min_length=1, max_length=256)] | None = None
+    source_address: bool = False  # true: the caller's address
+
+
+class LoadBalancing(Strict, frozen=True):
+    """How the calls to a Service are spread over its endpoints. Without it they go where least is under way.
+
+    It holds at the node of the caller, and among the endpoints that may take the call. It admits no call. Of two for one
+    Service the older one is in force. It has precedence over the Service's sessionAffinity.
+    """
+
+    target_ref: BalancedService  # the Service that is called
+    # LeastRequest: less under way, of two that are chosen by chance; RoundRobin: in turn, for each calling workload by
+    # itself; RingHash and Maglev: the same endpoint for the same `hash`, from whichever node the call comes
+    algorithm: Literal["LeastRequest", "RoundRobin", "RingHash", "Maglev"]
+    hash: BalancedBy | None = None  # RingHash and Maglev need it
 
 
 RevokedNode = Name

@@ -26,6 +26,7 @@ ingresses.py     Ingress to listeners
 http_matches.py  the matches of an HTTPRoute
 grpc_matches.py  those of a GRPCRoute
 upstream.py      UpstreamTrafficSetting: what bounds the calls to a Service
+load_balancing.py  LoadBalancing: how the calls to a Service are spread over its endpoints
 durations.py     durations as Go writes them
 retries.py       Retry, and `retry` of HTTPRoutes
 access.py        AccessControl to plain grants

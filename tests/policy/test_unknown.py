@@ -22,7 +22,7 @@ def raw(version, kind, name="x", spec=None, line=1):
         (
             "edgemesh.io/v1alpha1",
             "Banana",
-            "known there: HTTPFilter, Isolation, MeshNode, NodeConfig, Revocation, Workload",
+            "known there: HTTPFilter, Isolation, LoadBalancing, MeshNode, NodeConfig, Revocation, Workload",
         ),
         ("edgemesh.io/v1", "WorkLoad", "did you mean Workload?"),
         ("edgemesh.io", "Workload", "write edgemesh.io/v1alpha1"),

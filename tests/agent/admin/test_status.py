@@ -13,6 +13,7 @@ from rich.console import Console
 from agent.admin import status
 from agent.commands import tables
 from agent.telemetry.access_log import AccessLog
+from policy.balancing import Balancing
 from policy.model import Endpoint, Mesh, PlainGrant, Request, Service, ServicePort
 from policy.upstream import Rate, RequestRate, ServiceBounds
 
@@ -205,6 +206,20 @@ def test_routes_say_what_bounds_the_calls_to_a_service(daemon: Any) -> None:
         console.print(part)
     text = console.export_text()
     assert all(words in text for words in route["bounds"])
+
+
+def test_routes_say_how_a_service_is_balanced(daemon: Any) -> None:
+    how = Balancing("LoadBalancing shop/b", "ring-hash", cookie="session")
+    service = structs.replace(daemon.snapshot.service("shop/store"), balancing=how, affinity=60.0)
+    (route,) = status.routes(structs.replace(daemon.snapshot, services=(service,)))
+    assert route["balancing"] == "LoadBalancing shop/b: calls go to an endpoint by a hash ring of cookie session"
+    assert route["affinity_seconds"] == 0.0, "it has no effect beside it"
+    console = Console(width=140, record=True, file=io.StringIO())
+    for part in tables.routes([route]):
+        console.print(part)
+    text = console.export_text()
+    assert route["balancing"] in text
+    assert "sessionAffinity" not in text
 
 
 def test_circuits_that_are_open_are_in_the_status(daemon: Any) -> None:

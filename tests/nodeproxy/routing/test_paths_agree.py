@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from nodeproxy.errors import Refused
 from nodeproxy.routing.route import Outward
+from policy.balancing import Balancing
 from policy.explain import explain
 from policy.model import Endpoint, Grant, Identity, Mesh, Request, Service, ServicePort, Workload
 from policy.route import Backend, Exact, HttpMatch, Prefix, Route, Rule
@@ -69,6 +70,9 @@ class Script:
     def turns(self, caller, service, port, opaque, backends, rule=0):
         return [backend.key for backend in backends]
 
+    def balanced(self, caller, taker, how, key, tried, now):
+        return self.least_loaded(taker.endpoints, tried, now)
+
     def least_loaded(self, endpoints, tried, now):
         self.offered = endpoints
         return endpoints[self._number % len(endpoints)]
@@ -80,7 +84,12 @@ def connection(snapshot, live):
         snapshot=snapshot, live=live, captured={workload.key for workload in snapshot.workloads}, identities=identities
     )
     conn = SimpleNamespace(
-        context=context, workload=BUYER, identity=BUYER.identity, dialled=("10.9.0.1", 80), direction="outbound"
+        context=context,
+        peer=(BUYER.addresses[0], 1),
+        workload=BUYER,
+        identity=BUYER.identity,
+        dialled=("10.9.0.1", 80),
+        direction="outbound",
     )
     conn.route = Outward(conn)
     return conn
@@ -135,8 +144,9 @@ def alike(found):
     st.sets(st.sampled_from(PLACES)),
     st.sampled_from(PLACES),
     st.sampled_from((None, Request("GET", "/a"), Request("GET", "/a/b"), Request("GET", "/"))),
+    st.sampled_from((None, None, Balancing("b", "round-robin"), Balancing("b", "ring-hash", header="x"))),
 )
-def test_they_agree(given_ports, given_routes, mesh, admitted, left_out, request):
+def test_they_agree(given_ports, given_routes, mesh, admitted, left_out, request, balancing):
     """Each server is another identity with another rule, so that explain tells them apart."""
     servers = [
         Workload("shop", name, name, (address,), node="here", enrolled=(address, name) != left_out)
@@ -146,8 +156,11 @@ def test_they_agree(given_ports, given_routes, mesh, admitted, left_out, request
         Grant(f"TrafficTarget shop/{name}", BUYER.identity, Identity("shop", name), tcp=())
         for _, name in sorted(admitted)
     )
-    root = Service("shop", "root", ("10.9.0.1",), given_ports[0], given_routes)
-    others = [Service("shop", name, (), ports) for name, ports in zip(NAMES, given_ports[1:], strict=False)]
+    root = Service("shop", "root", ("10.9.0.1",), given_ports[0], given_routes, balancing=balancing)
+    others = [
+        Service("shop", name, (), ports, balancing=balancing)
+        for name, ports in zip(NAMES, given_ports[1:], strict=False)
+    ]
     snapshot = Snapshot("here", mesh, (BUYER, *servers), (root, *others), grants)
     went, told = alike(slow(snapshot, request)), alike(explained(snapshot, root, request))
     assert told <= went
@@ -160,7 +173,10 @@ def test_they_agree(given_ports, given_routes, mesh, admitted, left_out, request
         assert {str(endpoint) for endpoint in ways} == {endpoint for endpoint, *_ in went}
     groups = fast(snapshot)
     requests = went if request is not None else alike(slow(snapshot, Request("GET", "/")))  # it serves no streams
+    if groups is not None and balancing is not None:
+        spread = connection(snapshot, Script(0, 0)).route.spread()
+        assert all(len(group) == 1 for group in spread.groups.values()), "the fast path goes by load alone"
     if groups is not None:
         assert {str(endpoint) for endpoint in groups} == {endpoint for endpoint, *_ in requests}
-    elif all(endpoint for endpoint, *_ in requests):
+    elif all(endpoint for endpoint, *_ in requests) and balancing is None:
         assert not snapshot.is_settled(root, 80, "buy"), "only what depends on the request has rules"

@@ -4,11 +4,13 @@ from collections import Counter
 
 import msgspec
 import pytest
+import trio
 from msgspec import structs
 
 from nodeproxy.errors import Refused
 from nodeproxy.routing.route import Forwarded, Inward, Outward, Probed, tcp_probe
 from nodeproxy.upstream.balance import FAILURES
+from policy.balancing import Balancing
 from policy.model import CallerRetry, EgressGrant, Endpoint, Grant, PlainGrant, Probe, Service, ServicePort, Workload
 from policy.model import Request as Asked
 from policy.route import Backend, Exact, Filter, HttpMatch, Regex, Retry, Route, Rule
@@ -535,6 +537,82 @@ async def test_session_affinity_holds_on_both_paths(context, connect):
     (one,) = {route.pick(None).endpoint for _ in range(20)}
     assert route.spread().groups == {"shop/store": (one,)}
     assert route.pick(None, (one,)).endpoint != one, "another is tried where it does not answer"
+
+
+# what a LoadBalancing says
+
+
+def balance(context, algorithm, *endpoints, **hashed):
+    its = endpoints or (E2, E3)
+    store = Service("shop", "store", ("10.1.0.1",), (ServicePort("", 80, "", "tcp", its),))
+    store = structs.replace(store, balancing=Balancing("LoadBalancing shop/b", algorithm, **hashed))
+    context.snapshot = snapshot(store, workloads=(BUYER, STORE, SPARE), permissive=True)
+
+
+def user(name):
+    return Asked("GET", "/", ((b"x-user", name),))
+
+
+@pytest.mark.parametrize("algorithm", ["ring-hash", "maglev"])
+async def test_a_fields_value_chooses_the_endpoint_and_every_request_is_python_s(context, connect, algorithm):
+    balance(context, algorithm, header="x-user")
+    route, other = Outward(connect()), Outward(connect())
+    names = [b"user-%d" % number for number in range(40)]
+    found = {name: route.pick(user(name)).endpoint for name in names}
+    assert set(found.values()) == {E2, E3}
+    assert all(each.pick(user(name)).endpoint == found[name] for name in names for each in (route, other))
+    assert {route.pick(Asked("GET", "/")).endpoint for _ in range(40)} == {E2, E3}, "without the field, by load"
+    assert {route.pick(None).endpoint for _ in range(40)} == {E2, E3}
+    assert (route.spread(), route.ruled()) == (None, None)
+
+
+@pytest.mark.parametrize("algorithm", ["least-request", "round-robin"])
+async def test_what_takes_turns_is_python_s_as_long_as_there_is_a_choice(context, connect, algorithm):
+    balance(context, algorithm)
+    route = Outward(connect())
+    assert {route.pick(None).endpoint for _ in range(40)} == {E2, E3}
+    assert (route.spread(), route.ruled()) == (None, None)
+    balance(context, algorithm, E2)
+    assert Outward(connect()).spread().groups == {"shop/store": (E2,)}
+
+
+async def test_by_address_both_paths_have_one_endpoint(context, connect):
+    balance(context, "maglev", address=True)
+    route = Outward(connect())
+    (one,) = {route.pick(request).endpoint for request in (None, user(b"a"), user(b"b")) for _ in range(20)}
+    assert route.spread().groups == {"shop/store": (one,)}
+    (other,) = {E2, E3} - {one}
+    assert route.pick(None, (one,)).endpoint == other
+    context.live.failed(one, trio.current_time())
+    assert route.spread() is None, "calls have to come back when it is well again"
+    for _ in range(FAILURES):
+        context.live.failed(one, trio.current_time())
+    assert {route.pick(None).endpoint for _ in range(20)} == {other}
+    context.live.connected(one)
+    assert route.spread().groups == {"shop/store": (one,)}
+
+
+async def test_a_balanced_backend_of_a_split_keeps_its_share(context, connect):
+    half = split_of(("even", 1), ("plain", 1))
+    even = structs.replace(service("even", "10.1.0.2", E2, E3), balancing=Balancing("b", "round-robin"))
+    context.snapshot = snapshot(
+        service("store", "10.1.0.1", route=half), even, service("plain", "10.1.0.3", E2), permissive=True
+    )
+    route = Outward(connect())
+    found = Counter((pick.service, pick.endpoint) for pick in (route.pick(None) for _ in range(80)))
+    assert found == {("shop/even", E2): 20, ("shop/even", E3): 20, ("shop/plain", E2): 40}
+    assert route.spread() is None
+
+
+async def test_a_rule_with_a_balanced_backend_is_python_s_and_the_others_are_not(context, connect):
+    rules = (
+        Rule((Backend("shop/even", 1),), (HttpMatch("even", Exact("/even")),)),
+        Rule((Backend("shop/plain", 1),), (HttpMatch("plain", Exact("/plain")),)),
+    )
+    even = structs.replace(service("even", "10.1.0.2", E2, E3), balancing=Balancing("b", "least-request"))
+    root = service("store", "10.1.0.1", E2, route=Route("HTTPRoute shop/r", rules))
+    context.snapshot = snapshot(root, even, service("plain", "10.1.0.3", E2, E3), permissive=True)
+    assert set(Outward(connect()).ruled().shares) == {-1, 1}
 
 
 # what is sent again

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nodeproxy.upstream.balance import FAILURES, FIRST_REST, LONGEST_REST, Breaker, Live, Turns
+from policy.balancing import Balancing
 from policy.candidates import Taker, preferred
 from policy.model import Endpoint, Service, ServicePort
 from policy.route import Backend
@@ -165,3 +166,106 @@ def test_what_is_remembered_of_callers_is_bounded():
     for number in range(5000):
         live.affine(str(number), sticky(A, B), (), 0.0)
     assert len(live._affine) == 4096
+
+
+# what a LoadBalancing says
+
+FEWER, TURNS, HASH = (
+    Balancing("b", "least-request"),
+    Balancing("b", "round-robin"),
+    Balancing("b", "maglev", header="x"),
+)
+ALL = pytest.mark.parametrize("how", [FEWER, TURNS, HASH, Balancing("b", "ring-hash", header="x")])
+
+
+def of(*endpoints, name="s"):
+    port = ServicePort("", 80, "", "tcp", endpoints)
+    return Taker(Backend(f"n/{name}", 1), Service("n", name, (), (port,)), port, endpoints)
+
+
+def test_of_two_the_one_with_less_under_way_and_never_the_busiest_of_all():
+    live = Live(seed=1)
+    for endpoint, count in ((A, 5), (B, 1)):
+        for _ in range(count):
+            live.began(endpoint)
+    found = Counter(live.balanced("c", of(A, B, C), FEWER, None, (), 0.0) for _ in range(900))
+    assert found[A] == 0, "whichever is beside it has less"
+    assert found[B] == pytest.approx(300, abs=60), "only where C is not one of the two"
+    assert found[C] == pytest.approx(600, abs=60)
+
+
+def test_turns_are_in_order_and_each_callers_own():
+    live = Live(seed=1)
+    for caller in ("c", "d"):
+        first = live.balanced(caller, of(A, B, C), TURNS, None, (), 0.0)
+        live.balanced("another", of(A, B, C), TURNS, None, (), 0.0)
+        live.balanced(caller, of(A, B, name="other"), TURNS, None, (), 0.0)
+        later = [live.balanced(caller, of(A, B, C), TURNS, None, (), 0.0) for _ in range(5)]
+        order = [A, B, C] * 3
+        at = order.index(first)
+        assert later == order[at + 1 : at + 6]
+    starts = {live.balanced(str(number), of(A, B, C), TURNS, None, (), 0.0) for number in range(50)}
+    assert starts == {A, B, C}, "many callers of one call each are spread"
+
+
+def test_turns_of_one_that_is_down_are_shared_evenly():
+    live = Live(seed=1)
+    for _ in range(FAILURES):
+        live.failed(C, 0.0)
+    assert Counter(live.balanced("c", of(A, B, C), TURNS, None, (), 0.0) for _ in range(100)) == {A: 50, B: 50}
+
+
+def test_turns_begin_anew_when_endpoints_change():
+    live = Live(seed=1)
+    live.balanced("c", of(A, B, C), TURNS, None, (), 0.0)
+    found = Counter(live.balanced("c", of(A), TURNS, None, (), 0.0) for _ in range(3))
+    assert found == {A: 3}
+
+
+def test_one_key_leads_to_one_endpoint_for_every_caller_and_others_elsewhere():
+    live, other = Live(seed=1), Live(seed=2)
+    found = {}
+    for number in range(60):
+        key = b"%d" % number
+        (found[key],) = {each.balanced(c, of(A, B, C), HASH, key, (), 0.0) for each in (live, other) for c in "cd"}
+    assert set(found.values()) == {A, B, C}
+
+
+def test_a_call_with_nothing_to_hash_goes_where_least_is_under_way():
+    live = Live(seed=1)
+    live.began(A)
+    live.began(B)
+    assert {live.balanced("c", of(A, B, C), HASH, None, (), 0.0) for _ in range(20)} == {C}
+
+
+@ALL
+def test_whatever_the_balancing_what_was_tried_is_left_out_and_what_is_down_comes_last(how):
+    live = Live(seed=1)
+    for _ in range(20):
+        assert live.balanced("c", of(A, B), how, b"k", [A], 0.0) == B
+        assert live.balanced("c", of(A, B), how, b"k", [A, B], 0.0) is None
+    for _ in range(FAILURES):
+        live.failed(A, 0.0)
+    assert {live.balanced("c", of(A, B), how, b"k", (), 0.0) for _ in range(20)} == {B}
+    for _ in range(FAILURES):
+        live.failed(B, 0.5)
+    assert live.balanced("c", of(A, B), how, b"k", (), 0.9) == A, "its rest ends first"
+    assert live.balanced("c", of(A), how, b"k", (), 0.0) == A, "none is better than one that failed"
+
+
+@ALL
+def test_one_probe_at_a_time_tries_what_was_down(how):
+    live = Live(seed=1)
+    for _ in range(FAILURES):
+        live.failed(A, 0.0)
+    late = FIRST_REST + 0.1
+    found = Counter(live.balanced("c", of(A, B), how, b"%d" % number, (), late) for number in range(50))
+    assert found[A] == 1
+    assert live.breakers[A].state == "probing"
+
+
+def test_what_is_remembered_of_turns_is_bounded():
+    live = Live(seed=1)
+    for number in range(5000):
+        live.balanced(str(number), of(A, B), TURNS, None, (), 0.0)
+    assert len(live._rounds) == 4096
