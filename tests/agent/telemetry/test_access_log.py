@@ -139,6 +139,7 @@ def test_the_denials() -> None:
         "egress-denied",
         "misdirected",
         "no-identity",
+        "not-a-gateway",
         "own-port",
         "peer-revoked",
     ]
